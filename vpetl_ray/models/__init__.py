@@ -1,0 +1,1 @@
+"""Backbones, and how their weights are read. Imports torch and numpy alone."""

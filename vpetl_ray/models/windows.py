@@ -1,0 +1,137 @@
+"""How a feature map is cut into (shifted) attention windows, and which tokens may see each other.
+
+Axes: B batch, T H W token grid, C channels, W windows, N tokens of one window.
+Geometry as in the Video Swin code: a window larger than the grid is clipped to it and not shifted;
+a grid that the window does not divide is padded behind; the shift is a cyclic roll.
+"""
+
+from dataclasses import dataclass
+from functools import lru_cache
+from math import prod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import pad
+
+Size = tuple[int, int, int]
+
+BLOCKED = -100.0
+"""Added to the score of two tokens that only the cyclic shift brought together."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class WindowPlan:
+    """The windows of one grid size."""
+
+    grid: Size
+    """Tokens of the feature map (T, H, W)."""
+    window: Size
+    """Tokens of one window, clipped to the grid."""
+    shift: Size
+    """Cyclic shift, 0 along an axis that has one window only."""
+
+    @property
+    def padding(self) -> Size:
+        """Tokens added behind each axis."""
+        t, h, w = (-size % win for size, win in zip(self.grid, self.window, strict=True))
+        return t, h, w
+
+    @property
+    def counts(self) -> Size:
+        """Windows along each axis."""
+        t, h, w = (-(-size // win) for size, win in zip(self.grid, self.window, strict=True))
+        return t, h, w
+
+    @property
+    def num_windows(self) -> int:
+        """Windows of one clip."""
+        return prod(self.counts)
+
+    @property
+    def num_tokens(self) -> int:
+        """Tokens of one window."""
+        return prod(self.window)
+
+    @property
+    def is_shifted(self) -> bool:
+        """Whether any axis is shifted (then some tokens of a window must not see each other)."""
+        return any(self.shift)
+
+    def partition(self, x_BTHWC: Tensor) -> Tensor:
+        """(B, T, H, W, C) to (B*W, N, C); padded tokens are zeros."""
+        if any(self.padding):
+            t, h, w = self.padding
+            x_BTHWC = pad(x_BTHWC, (0, 0, 0, w, 0, h, 0, t))
+        if self.is_shifted:
+            x_BTHWC = _roll(x_BTHWC, tuple(-s for s in self.shift))
+        dim = x_BTHWC.shape[-1]
+        if self.num_windows > 1:
+            (nt, nh, nw), (t, h, w) = self.counts, self.window
+            x_BTHWC = x_BTHWC.view(-1, nt, t, nh, h, nw, w, dim).permute(0, 1, 3, 5, 2, 4, 6, 7)
+        return x_BTHWC.reshape(-1, self.num_tokens, dim)  # (B*W, N, C)
+
+    def merge(self, y_WNC: Tensor) -> Tensor:
+        """(B*W, N, C) back to (B, T, H, W, C), without the padded tokens."""
+        dim = y_WNC.shape[-1]
+        (nt, nh, nw), (t, h, w) = self.counts, self.window
+        if self.num_windows == 1:
+            y_BTHWC = y_WNC.reshape(-1, t, h, w, dim)
+        else:
+            y = y_WNC.view(-1, nt, nh, nw, t, h, w, dim).permute(0, 1, 4, 2, 5, 3, 6, 7)
+            y_BTHWC = y.reshape(-1, nt * t, nh * h, nw * w, dim)
+        if self.is_shifted:
+            y_BTHWC = _roll(y_BTHWC, self.shift)
+        if any(self.padding):
+            y_BTHWC = y_BTHWC[:, : self.grid[0], : self.grid[1], : self.grid[2]]
+        return y_BTHWC
+
+
+def _roll(x_BTHWC: Tensor, shift: tuple[int, ...]) -> Tensor:
+    axes = [axis for axis in range(3) if shift[axis]]
+    return torch.roll(x_BTHWC, [shift[axis] for axis in axes], [axis + 1 for axis in axes])
+
+
+@lru_cache(maxsize=256)
+def window_plan(grid: Size, window: Size, shift: Size) -> WindowPlan:
+    """Plan the windows of a `grid` for a block with this full `window` and `shift`."""
+    clipped = [
+        (min(size, win), 0 if size <= win else move)
+        for size, win, move in zip(grid, window, shift, strict=True)
+    ]
+    (t, st), (h, sh), (w, sw) = clipped
+    return WindowPlan(grid=grid, window=(t, h, w), shift=(st, sh, sw))
+
+
+def shift_mask(plan: WindowPlan) -> Tensor:
+    """(W, N, N) float32 on CPU: 0 where two tokens were neighbours before the roll, else BLOCKED.
+
+    An axis of L tokens falls into three regions: [0, L-window), [L-window, L-shift), [L-shift, L).
+    """
+    axes = []
+    for count, window, shift in zip(plan.counts, plan.window, plan.shift, strict=True):
+        position = torch.arange(count * window)
+        length = count * window
+        region = (position >= length - window).long() + (position >= length - shift).long()
+        axes.append(region if shift else torch.zeros_like(region))
+    t, h, w = axes
+    region_THW = t[:, None, None] * 9 + h[None, :, None] * 3 + w[None, None, :]
+    (nt, nh, nw), (wt, wh, ww) = plan.counts, plan.window
+    cut = region_THW.view(nt, wt, nh, wh, nw, ww).permute(0, 2, 4, 1, 3, 5)
+    region_WN = cut.reshape(plan.num_windows, plan.num_tokens)
+    is_apart = region_WN[:, None, :] != region_WN[:, :, None]
+    return is_apart.to(torch.float32) * BLOCKED
+
+
+@lru_cache(maxsize=64)
+def relative_position_index(window: Size, num_tokens: int) -> Tensor:
+    """(N, N) int64 on CPU: the row of the full window's table for each pair of tokens.
+
+    A clipped window takes the first `num_tokens` rows and columns of the full window's index, as
+    the original code does and the published weights were trained with. Where the clip is along
+    height or width these are not the geometric offsets; torchvision keeps the same convention.
+    """
+    axes = torch.meshgrid(*(torch.arange(size) for size in window), indexing="ij")
+    token_3N = torch.stack(axes).flatten(1)[:, :num_tokens]
+    offset_3NN = token_3N[:, :, None] - token_3N[:, None, :]
+    t, h, w = (offset_3NN[axis] + window[axis] - 1 for axis in range(3))
+    return (t * (2 * window[1] - 1) + h) * (2 * window[2] - 1) + w
