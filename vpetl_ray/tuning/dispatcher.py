@@ -1,0 +1,401 @@
+"""Hands trials to warm worker groups, one after another.
+
+A plain state machine: no Ray, no threads, no waiting. A question that has no answer yet is
+answered with None and asked again; `dispatcher_actor` turns that into long polls.
+
+The life of a trial here:
+
+1. `submit` queues it; every rank of a free group asks `next_task` and gets the same `Assignment`.
+2. After each epoch rank 0 calls `report`, and `next_result` hands the epoch to the search.
+3. Every rank asks `may_continue`; the answer waits until the epoch after is granted or the trial
+   is cancelled, and once given it is the same for all ranks, whatever happens meanwhile.
+4. It ends as an `Outcome`: done (`report` with the final tensors), failed, or cancelled. Only then
+   is the group's next sequence number handed out: a fast rank can't get ahead of the report.
+5. A group whose processes died comes back through `open_group` as a new incarnation; its trial is
+   first in the queue again, from its last checkpoint. Messages of the old incarnation are void.
+"""
+
+import dataclasses
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from vpetl_ray.tuning.messages import (
+    Assignment,
+    DispatchStats,
+    EpochReport,
+    Lease,
+    Outcome,
+    OutcomeState,
+    Signal,
+    Task,
+)
+
+MAX_LOST_GROUPS = 3
+"""A trial that takes down its worker group this often is failed: it is likely the cause."""
+
+STRAGGLER_SECONDS = 20.0
+"""After a trial raised on one rank: how long the other ranks may take to give it up as well,
+before the group is restarted. They could be waiting inside a collective that nobody joins."""
+
+
+@dataclass
+class _Trial:
+    task: Task
+    granted: int
+    submitted_at: float
+    epoch: int = 0
+    checkpoint: bytes | None = None
+    lost_groups: int = 0
+    cancelled: bool = False
+    forgotten: bool = False
+    lease: Lease | None = None
+    last_group: int | None = None
+    unread: deque[EpochReport] = field(default_factory=deque)
+    outcome: Outcome | None = None
+
+
+@dataclass
+class _Slot:
+    """One task of a group, kept until every rank has asked for a later one."""
+
+    assignment: Assignment
+    decisions: dict[int, bool] = field(default_factory=dict)
+    settled_at: float | None = None
+    raised: bool = False
+
+
+@dataclass
+class _Group:
+    incarnation: int
+    world_size: int
+    free_since: float
+    slots: dict[int, _Slot] = field(default_factory=dict)
+    asked: dict[int, int] = field(default_factory=dict)
+
+    @property
+    def latest(self) -> _Slot | None:
+        return self.slots[max(self.slots)] if self.slots else None
+
+    def num_waiting_for(self, sequence: int) -> int:
+        return sum(asked >= sequence for asked in self.asked.values())
+
+    def drop_slots_behind_all_ranks(self) -> None:
+        if len(self.asked) == self.world_size:
+            slowest = min(self.asked.values())
+            newest = max(self.slots, default=0)
+            self.slots = {n: s for n, s in self.slots.items() if n >= slowest or n == newest}
+
+
+class Dispatcher:
+    """The queue of trials, who holds which one, and what came of it.
+
+    Args:
+        clock: seconds that never go back; injected by tests.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._trials: dict[str, _Trial] = {}
+        self._queue: deque[str] = deque()
+        self._groups: dict[int, _Group] = {}
+        self._incarnations: dict[int, int] = {}
+        self._closed = False
+        self._overheads: list[float] = []
+        self._idles: list[float] = []
+        self._num_lost = 0
+
+    # ---- the search's side ------------------------------------------------------------------
+
+    def submit(self, task: Task) -> None:
+        """Queue a trial. An id may come back once its earlier stay has an outcome (a pause).
+
+        Raises:
+            ValueError: a trial of this id is still queued or running.
+        """
+        known = self._trials.get(task.trial_id)
+        if known is not None and known.outcome is None:
+            raise ValueError(f"trial {task.trial_id} is already queued or running")
+        trial = _Trial(task=task, granted=task.until_epoch, submitted_at=self._clock())
+        self._trials[task.trial_id] = trial
+        if self._closed:
+            self._settle(trial, OutcomeState.CANCELLED)
+        else:
+            self._queue.append(task.trial_id)
+
+    def grant(self, trial_id: str, until_epoch: int) -> None:
+        """Let a trial run on up to `until_epoch`; never takes back what was granted."""
+        trial = self._trials[trial_id]
+        trial.granted = max(trial.granted, until_epoch)
+
+    def cancel(self, trial_id: str) -> None:
+        """Stop a trial at its next epoch boundary; a queued one at once. An ended one stays so."""
+        trial = self._trials.get(trial_id)
+        if trial is None or trial.outcome is not None:
+            return
+        trial.cancelled = True
+        if trial.lease is None:
+            self._queue.remove(trial_id)
+            self._settle(trial, OutcomeState.CANCELLED)
+
+    def next_result(self, trial_id: str) -> EpochReport | Outcome | None:
+        """Read the trial's next epoch, then its outcome, as often as asked; None while it runs."""
+        trial = self._trials[trial_id]
+        return trial.unread.popleft() if trial.unread else trial.outcome
+
+    def checkpoint(self, trial_id: str) -> bytes | None:
+        """Give the state after the last reported epoch, None before the first."""
+        return self._trials[trial_id].checkpoint
+
+    def final(self, trial_id: str) -> bytes | None:
+        """Give the trainable tensors of a trial that is done, None for every other."""
+        outcome = self._trials[trial_id].outcome
+        return outcome.final if outcome else None
+
+    def forget(self, trial_id: str) -> None:
+        """Free what is kept of a trial (checkpoint, tensors); a live one is cancelled first."""
+        trial = self._trials.get(trial_id)
+        if trial is None:
+            return
+        trial.forgotten = True
+        self.cancel(trial_id)
+        if trial.outcome is not None:
+            self._trials.pop(trial_id, None)
+
+    def close(self) -> None:
+        """End the search: queued trials are cancelled now, running ones after their epoch."""
+        self._closed = True
+        for trial_id in list(self._trials):
+            self.cancel(trial_id)
+
+    def abort(self, reason: str) -> None:
+        """End the search because no group is left: every live trial fails with `reason`."""
+        self._closed = True
+        self._queue.clear()
+        for trial in list(self._trials.values()):
+            if trial.outcome is None:
+                self._settle(trial, OutcomeState.FAILED, reason=reason)
+
+    def stats(self) -> DispatchStats:
+        """How well the groups were kept busy so far."""
+        return DispatchStats(
+            overhead_seconds=tuple(self._overheads),
+            idle_seconds=tuple(self._idles),
+            lost_groups=self._num_lost,
+            groups=len(self._groups),
+            queued=len(self._queue),
+        )
+
+    # ---- the groups' side -------------------------------------------------------------------
+
+    def open_group(self, group: int, world_size: int) -> int:
+        """Rank 0 of a (re)started group says that its processes are there.
+
+        Returns:
+            The group's new incarnation, which all its ranks put into every message.
+        """
+        self.remove_group(group)
+        incarnation = self._incarnations.get(group, 0) + 1
+        self._incarnations[group] = incarnation
+        self._groups[group] = _Group(
+            incarnation=incarnation, world_size=world_size, free_since=self._clock()
+        )
+        return incarnation
+
+    def remove_group(self, group: int, incarnation: int | None = None) -> None:
+        """Note that a group's processes are gone: its trial goes to the head of the queue.
+
+        Args:
+            group: which group.
+            incarnation: act only if this is still the group's incarnation; None for any.
+        """
+        known = self._groups.get(group)
+        if known is None or incarnation not in (None, known.incarnation):
+            return
+        del self._groups[group]
+        if known.latest is not None and known.latest.settled_at is None:
+            self._lose(self._trials[known.latest.assignment.lease.trial_id])
+
+    def next_task(
+        self, group: int, incarnation: int, rank: int, sequence: int
+    ) -> Assignment | Signal | None:
+        """Give the group's task number `sequence`, the same to every rank; None: not yet."""
+        known = self._groups.get(group)
+        if known is None or known.incarnation != incarnation:
+            return Signal.CLOSE
+        known.asked[rank] = max(sequence, known.asked.get(rank, 0))
+        known.drop_slots_behind_all_ranks()
+        if sequence in known.slots:
+            return known.slots[sequence].assignment
+        if known.latest is not None and not self._is_behind_all(known, known.latest, sequence):
+            return Signal.RESTART if self._has_stragglers(known.latest) else None
+        if self._closed:
+            return Signal.CLOSE
+        return self._assign(group, known, sequence) if self._queue else None
+
+    def started(self, lease: Lease, seconds_since_last: float) -> None:
+        """Rank 0 is about to run the first epoch of its task.
+
+        Args:
+            lease: the task's.
+            seconds_since_last: since the last epoch of the group's previous task ended.
+        """
+        slot = self._slot(lease)
+        if slot is not None and lease.sequence > 0:
+            idle = slot.assignment.idle_seconds
+            self._idles.append(idle)
+            self._overheads.append(max(0.0, seconds_since_last - idle))
+
+    def report(
+        self,
+        lease: Lease,
+        *,
+        epoch: int,
+        metrics: Mapping[str, float | int],
+        state: bytes | None,
+        final: bytes | None = None,
+    ) -> bool:
+        """Rank 0 finished an epoch.
+
+        Args:
+            lease: the task's.
+            epoch: 1-based; 0 for an evaluation. An epoch that was reported before is ignored.
+            metrics: what goes to the search.
+            state: the checkpoint after this epoch.
+            final: the trainable tensors, if this was the last epoch; b"" for an evaluation.
+
+        Returns:
+            False if the lease is void, and the task should be dropped.
+        """
+        trial = self._holder(lease)
+        if trial is None:
+            return False
+        is_new = epoch > trial.epoch or (epoch == 0 and final is not None)
+        if is_new:
+            trial.epoch, trial.checkpoint = epoch, state
+            trial.unread.append(
+                EpochReport(
+                    trial_id=lease.trial_id,
+                    epoch=epoch,
+                    metrics=dict(metrics),
+                    is_last=final is not None,
+                    group=lease.group,
+                )
+            )
+        if final is not None:
+            self._settle(trial, OutcomeState.DONE, final=final)
+        return True
+
+    def may_continue(self, lease: Lease, epoch: int) -> bool | None:
+        """Whether to run the epoch after `epoch`; None while that is undecided.
+
+        The first answer for an epoch stands for all ranks. False hands the trial over.
+        """
+        slot = self._slot(lease)
+        if slot is None:
+            return False
+        if epoch in slot.decisions:
+            return slot.decisions[epoch]
+        trial = self._holder(lease)
+        if trial is None:
+            return False
+        if trial.epoch < epoch:
+            return None  # a fast rank asks before rank 0 has reported this very epoch
+        if trial.cancelled:
+            slot.decisions[epoch] = False
+            self._settle(trial, OutcomeState.CANCELLED)
+        elif trial.granted > epoch:
+            slot.decisions[epoch] = True
+        return slot.decisions.get(epoch)
+
+    def failed(self, lease: Lease, reason: str) -> None:
+        """End a trial that raised on some rank; the group itself goes on."""
+        slot = self._slot(lease)
+        if slot is None:
+            return
+        slot.raised = True
+        trial = self._holder(lease)
+        if trial is not None:
+            self._settle(trial, OutcomeState.FAILED, reason=reason)
+
+    # ---- inside -----------------------------------------------------------------------------
+
+    def _slot(self, lease: Lease) -> _Slot | None:
+        known = self._groups.get(lease.group)
+        if known is None or known.incarnation != lease.incarnation:
+            return None
+        slot = known.slots.get(lease.sequence)
+        return slot if slot is not None and slot.assignment.lease == lease else None
+
+    def _holder(self, lease: Lease) -> _Trial | None:
+        """Find the trial, if this lease still holds it."""
+        trial = self._trials.get(lease.trial_id)
+        return trial if trial is not None and trial.lease == lease else None
+
+    def _is_behind_all(self, known: _Group, before: _Slot, sequence: int) -> bool:
+        """Say whether the task before `sequence` is over for every rank that matters."""
+        if before.settled_at is None or sequence <= before.assignment.lease.sequence:
+            return False
+        return not before.raised or known.num_waiting_for(sequence) == known.world_size
+
+    def _has_stragglers(self, before: _Slot) -> bool:
+        if not before.raised or before.settled_at is None:
+            return False
+        return self._clock() - before.settled_at > STRAGGLER_SECONDS
+
+    def _assign(self, group: int, known: _Group, sequence: int) -> Assignment:
+        trial = self._trials[self._queue.popleft()]
+        trial_id = trial.task.trial_id
+        lease = Lease(
+            group=group, incarnation=known.incarnation, sequence=sequence, trial_id=trial_id
+        )
+        task = dataclasses.replace(
+            trial.task,
+            until_epoch=trial.granted,
+            start_state=trial.checkpoint or trial.task.start_state,
+        )
+        idle = max(0.0, trial.submitted_at - known.free_since)
+        assignment = Assignment(lease=lease, task=task, idle_seconds=idle)
+        trial.lease, trial.last_group = lease, group
+        known.slots[sequence] = _Slot(assignment=assignment)
+        return assignment
+
+    def _settle(
+        self,
+        trial: _Trial,
+        state: OutcomeState,
+        *,
+        reason: str | None = None,
+        final: bytes | None = None,
+    ) -> None:
+        trial_id = trial.task.trial_id
+        trial.outcome = Outcome(
+            trial_id=trial_id, state=state, reason=reason, final=final, group=trial.last_group
+        )
+        if state is not OutcomeState.CANCELLED:
+            trial.checkpoint = None  # only what can go on needs one
+        if trial.lease is not None:
+            slot, known = self._slot(trial.lease), self._groups.get(trial.lease.group)
+            if slot is not None and known is not None:
+                slot.settled_at = known.free_since = self._clock()
+            trial.lease = None
+        if trial.forgotten:
+            self._trials.pop(trial_id, None)
+
+    def _lose(self, trial: _Trial) -> None:
+        """Its group is gone: queue the trial again, unless it was stopped or did this before."""
+        self._num_lost += 1
+        trial.lease = None
+        trial.lost_groups += 1
+        trial.submitted_at = self._clock()
+        if trial.cancelled:
+            self._settle(trial, OutcomeState.CANCELLED)
+        elif trial.lost_groups >= MAX_LOST_GROUPS:
+            reason = (
+                f"its worker group was lost {trial.lost_groups} times, "
+                f"the last time in epoch {trial.epoch + 1}"
+            )
+            self._settle(trial, OutcomeState.FAILED, reason=reason)
+        else:
+            self._queue.appendleft(trial.task.trial_id)

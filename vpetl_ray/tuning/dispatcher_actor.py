@@ -1,0 +1,180 @@
+"""The dispatcher as an actor: its questions become long polls.
+
+The actor asks for no CPU and lives on the driver's node, so that it never takes room from a group
+and no worker node takes it down. It is gone when the driver is.
+"""
+
+import asyncio
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+import ray
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from vpetl_ray.tuning.dispatcher import Dispatcher
+from vpetl_ray.tuning.messages import (
+    Assignment,
+    DispatchStats,
+    EpochReport,
+    Lease,
+    Outcome,
+    Signal,
+    Task,
+)
+
+POLL_SECONDS = 5.0
+"""How long a group's question is kept open before it is answered with None and asked again."""
+
+_Answer = TypeVar("_Answer")
+
+
+class DispatcherActor:
+    """`Dispatcher`, method by method; see there. Those that can be too early wait for an answer."""
+
+    def __init__(self) -> None:
+        self._dispatcher = Dispatcher()
+        self._changed = asyncio.Event()
+
+    # ---- the search's side ------------------------------------------------------------------
+
+    async def submit(self, task: Task) -> None:
+        """See `Dispatcher.submit`."""
+        self._dispatcher.submit(task)
+        self._wake()
+
+    async def grant(self, trial_id: str, until_epoch: int) -> None:
+        """See `Dispatcher.grant`."""
+        self._dispatcher.grant(trial_id, until_epoch)
+        self._wake()
+
+    async def cancel(self, trial_id: str) -> None:
+        """See `Dispatcher.cancel`."""
+        self._dispatcher.cancel(trial_id)
+        self._wake()
+
+    async def next_result(
+        self, trial_id: str, timeout: float | None = None
+    ) -> EpochReport | Outcome | None:
+        """Wait for the trial's next epoch or its outcome; None only after `timeout` seconds."""
+        return await self._wait_for(lambda: self._dispatcher.next_result(trial_id), timeout)
+
+    async def checkpoint(self, trial_id: str) -> bytes | None:
+        """See `Dispatcher.checkpoint`."""
+        return self._dispatcher.checkpoint(trial_id)
+
+    async def final(self, trial_id: str) -> bytes | None:
+        """See `Dispatcher.final`."""
+        return self._dispatcher.final(trial_id)
+
+    async def forget(self, trial_id: str) -> None:
+        """See `Dispatcher.forget`."""
+        self._dispatcher.forget(trial_id)
+        self._wake()
+
+    async def close(self) -> None:
+        """See `Dispatcher.close`."""
+        self._dispatcher.close()
+        self._wake()
+
+    async def abort(self, reason: str) -> None:
+        """See `Dispatcher.abort`."""
+        self._dispatcher.abort(reason)
+        self._wake()
+
+    async def stats(self) -> DispatchStats:
+        """See `Dispatcher.stats`."""
+        return self._dispatcher.stats()
+
+    # ---- the groups' side -------------------------------------------------------------------
+
+    async def open_group(self, group: int, world_size: int) -> int:
+        """See `Dispatcher.open_group`."""
+        incarnation = self._dispatcher.open_group(group, world_size)
+        self._wake()
+        return incarnation
+
+    async def remove_group(self, group: int, incarnation: int | None = None) -> None:
+        """See `Dispatcher.remove_group`."""
+        self._dispatcher.remove_group(group, incarnation)
+        self._wake()
+
+    async def next_task(
+        self, group: int, incarnation: int, rank: int, sequence: int
+    ) -> Assignment | Signal | None:
+        """Wait for the group's next task; None after `POLL_SECONDS`: ask again."""
+        return await self._wait_for(
+            lambda: self._dispatcher.next_task(group, incarnation, rank, sequence), POLL_SECONDS
+        )
+
+    async def started(self, lease: Lease, seconds_since_last: float) -> None:
+        """See `Dispatcher.started`."""
+        self._dispatcher.started(lease, seconds_since_last)
+
+    async def report(
+        self,
+        lease: Lease,
+        *,
+        epoch: int,
+        metrics: Mapping[str, float | int],
+        state: bytes | None,
+        final: bytes | None = None,
+    ) -> bool:
+        """See `Dispatcher.report`."""
+        accepted = self._dispatcher.report(
+            lease, epoch=epoch, metrics=metrics, state=state, final=final
+        )
+        self._wake()
+        return accepted
+
+    async def may_continue(self, lease: Lease, epoch: int) -> bool | None:
+        """Wait for the decision after `epoch`; None after `POLL_SECONDS`: ask again."""
+        return await self._wait_for(
+            lambda: self._dispatcher.may_continue(lease, epoch), POLL_SECONDS
+        )
+
+    async def failed(self, lease: Lease, reason: str) -> None:
+        """See `Dispatcher.failed`."""
+        self._dispatcher.failed(lease, reason)
+        self._wake()
+
+    # ---- inside -----------------------------------------------------------------------------
+
+    def _wake(self) -> None:
+        self._changed.set()
+        self._changed = asyncio.Event()
+
+    async def _wait_for(
+        self, ask: Callable[[], _Answer | None], seconds: float | None
+    ) -> _Answer | None:
+        """Ask again after every change until there is an answer, which is itself a change."""
+        loop = asyncio.get_running_loop()
+        deadline = None if seconds is None else loop.time() + seconds
+        while (answer := ask()) is None:
+            remaining = None if deadline is None else deadline - loop.time()
+            if remaining is not None and remaining <= 0:
+                return None
+            try:
+                await asyncio.wait_for(self._changed.wait(), remaining)
+            except TimeoutError:
+                continue
+        self._wake()
+        return answer
+
+
+def start_dispatcher(*, max_waiting: int = 10_000) -> Any:
+    """Start the actor on the driver's node.
+
+    Args:
+        max_waiting: questions that can be open at once: one for each worker and each live trial.
+
+    Returns:
+        The actor's handle. The actor ends with the driver, or by `ray.kill`.
+    """
+    actor = ray.remote(DispatcherActor).options(
+        num_cpus=0,
+        max_concurrency=max_waiting,
+        scheduling_strategy=NodeAffinitySchedulingStrategy(
+            ray.get_runtime_context().get_node_id(), soft=False
+        ),
+    )
+    return actor.remote()
