@@ -58,6 +58,12 @@ class DispatcherActor:
         """Wait for the trial's next epoch or its outcome; None only after `timeout` seconds."""
         return await self._wait_for(lambda: self._dispatcher.next_result(trial_id), timeout)
 
+    async def next_results(
+        self, trial_id: str, timeout: float | None = None
+    ) -> list[EpochReport | Outcome] | None:
+        """Wait for news of the trial, and return all there is; None only after `timeout`."""
+        return await self._wait_for(lambda: self._dispatcher.next_results(trial_id), timeout)
+
     async def checkpoint(self, trial_id: str) -> bytes | None:
         """See `Dispatcher.checkpoint`."""
         return self._dispatcher.checkpoint(trial_id)

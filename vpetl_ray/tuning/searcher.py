@@ -1,0 +1,190 @@
+"""The Ray Tune searcher: proposals from the budgeted study, results back into it.
+
+The life of a trial, and which function does each step:
+
+1. asked      `BudgetedStudy.ask`: Optuna proposes values, the space builds the config
+2. counted    `BudgetedStudy.ask`: over the budget is recorded as infeasible and asked again
+3. queued     `ParetoSearcher.suggest`: handed to the dispatcher, then to Tune
+4. trained    `trial_runner`, in whichever worker group is free
+5. reported   `TrialTrainable.step`: epochs travel from the dispatcher to Tune
+6. decided    the scheduler's `on_trial_result`: go on or stop, at rungs only
+7. told       `ParetoSearcher.on_trial_complete` -> `BudgetedStudy.tell`
+8. logged     the observers: table, files, MLflow
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any, Protocol
+
+import ray
+from ray.actor import ActorHandle
+from ray.tune.search import Searcher
+
+from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
+from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal
+from vpetl_ray.tuning.messages import OutcomeState, make_task
+from vpetl_ray.tuning.trainable import RUNGS, TRIAL_ID, granted_until
+
+
+_ROW_FIELDS = tuple(field.name for field in fields(EpochRow))
+
+
+class SearchObserver(Protocol):
+    """Somebody who watches a search. Called in the driver, from one thread; must not block."""
+
+    def on_start(self, trial_id: str, trainable_params: int, name: str | None) -> None:
+        """A trial was handed to the worker groups."""
+
+    def on_epoch(self, trial_id: str, row: EpochRow) -> None:
+        """A trial finished an epoch."""
+
+    def on_record(self, record: TrialRecord) -> None:
+        """A trial reached its final state, or a proposal was found infeasible."""
+
+
+@dataclass
+class _LiveTrial:
+    proposal: Proposal
+    curve: list[EpochRow] = field(default_factory=list)
+    group: int | None = None
+
+
+class ParetoSearcher(Searcher):  # type: ignore[misc]
+    """Hands out at most `num_trials` proposals and keeps the books of those that run.
+
+    Args:
+        study: where proposals come from and records go.
+        dispatcher: the actor that the worker groups ask for work.
+        num_trials: trials to train in the whole search, those of an earlier run included.
+        deadline: `clock()` after which nothing new is started.
+        rungs: epochs at which a scheduler decides.
+        observers: told of every start, epoch and record.
+        keep_tensors: called with a complete trial's record and its adapter file's bytes, before
+            the record is final.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        study: BudgetedStudy,
+        dispatcher: ActorHandle,
+        *,
+        num_trials: int,
+        deadline: float | None = None,
+        rungs: Sequence[int] = (),
+        observers: Sequence[SearchObserver] = (),
+        keep_tensors: Callable[[TrialRecord, bytes], None] = lambda record, tensors: None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        super().__init__(metric="top1", mode="max")
+        self._study = study
+        self._dispatcher = dispatcher
+        self._num_left = max(0, num_trials - study.num_trained)
+        self._deadline = deadline
+        self._rungs = tuple(rungs)
+        self._observers = tuple(observers)
+        self._keep_tensors = keep_tensors
+        self._clock = clock
+        self._live: dict[str, _LiveTrial] = {}
+        self._is_interrupted = False
+        self.is_exhausted = False
+        """The space had nothing new within the budget before all trials were used."""
+
+    def interrupt(self) -> None:
+        """Start nothing more, and leave what is running to be taken up by the next run."""
+        self._is_interrupted = True
+
+    def set_search_properties(
+        self, metric: str | None, mode: str | None, config: Mapping[str, Any], **spec: Any
+    ) -> bool:
+        """Tune asks whether its own metric and space can be used: ours are set already."""
+        return True
+
+    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+        """The next trial for Tune, or FINISHED."""
+        is_late = self._deadline is not None and self._clock() >= self._deadline
+        if self._num_left <= 0 or is_late or self._is_interrupted:
+            return Searcher.FINISHED
+        proposal = self._study.ask()
+        if proposal is None:
+            self.is_exhausted = True
+            return Searcher.FINISHED
+        self._num_left -= 1
+        self._live[trial_id] = _LiveTrial(proposal)
+        task = make_task(proposal.id, proposal.config, until_epoch=granted_until(0, self._rungs))
+        ray.get(self._dispatcher.submit.remote(task))
+        for observer in self._observers:
+            observer.on_start(proposal.id, proposal.trainable_params, proposal.name)
+        return {TRIAL_ID: proposal.id, RUNGS: list(self._rungs)}
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Keep the epochs that a result brings."""
+        live = self._live.get(trial_id)
+        if live is None:
+            return
+        if result.get("group") is not None:
+            live.group = int(result["group"])
+        for entry in result.get("curve", ()):
+            row = EpochRow(**{name: entry.get(name) for name in _ROW_FIELDS})
+            if live.curve and row.epoch <= live.curve[-1].epoch:
+                continue  # Tune hands the last result to on_trial_complete once more
+            live.curve.append(row)
+            for observer in self._observers:
+                observer.on_epoch(live.proposal.id, row)
+
+    def on_trial_complete(
+        self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        """Turn the trial into a record, keep its tensors and teach the sampler."""
+        self.on_trial_result(trial_id, result or {})
+        live = self._live.pop(trial_id, None)
+        if live is None:
+            return
+        state, reason = self._state_of(result or {}, error)
+        if self._is_interrupted and state is not TrialState.COMPLETE:
+            return  # stays RUNNING in the study: the next run takes it up again
+        record = self._record(live, state, reason)
+        if state is TrialState.COMPLETE:
+            tensors = ray.get(self._dispatcher.final.remote(live.proposal.id))
+            self._keep_tensors(record, tensors)
+        self._study.tell(record)
+        self._dispatcher.forget.remote(live.proposal.id)
+
+    @staticmethod
+    def _state_of(result: Mapping[str, Any], error: bool) -> tuple[TrialState, str | None]:
+        if error:
+            return TrialState.FAILED, "Ray Tune lost the trial's actor"
+        match result.get("outcome"):
+            case OutcomeState.DONE.value:
+                return TrialState.COMPLETE, None
+            case OutcomeState.FAILED.value:
+                return TrialState.FAILED, result.get("reason")
+        # No outcome from the dispatcher: the scheduler ended it at a rung.
+        return TrialState.STOPPED, f"stopped after epoch {result.get('epoch')}"
+
+    def _record(self, live: _LiveTrial, state: TrialState, reason: str | None) -> TrialRecord:
+        proposal, last = live.proposal, live.curve[-1] if live.curve else None
+        return TrialRecord(
+            id=proposal.id,
+            number=proposal.number,
+            state=state,
+            trainable_params=proposal.trainable_params,
+            top1=last.top1 if last else None,
+            loss=last.loss if last else None,
+            epochs=last.epoch if last else 0,
+            seconds=sum(row.seconds for row in live.curve),
+            group=live.group,
+            config=self._study.columns_of(proposal),
+            curve=tuple(live.curve),
+            reason=reason,
+            name=proposal.name,
+        )
+
+    def save(self, checkpoint_path: str) -> None:
+        """Nothing: Optuna's storage is the truth, Tune's snapshots know less."""
+
+    def restore(self, checkpoint_path: str) -> None:
+        """Nothing, see `save`."""
