@@ -1,0 +1,111 @@
+"""The data sets: where their videos lie, which classes they have, how they are split.
+
+A data set is one function that lists its videos and one line in SOURCES.
+"""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from vpetl_ray.data.data_set import DataSet
+from vpetl_ray.data.folder import list_folder
+from vpetl_ray.errors import DataError
+
+
+@dataclass(frozen=True, kw_only=True)
+class OpenOptions:
+    """What a source may need to know to list its videos."""
+
+    path: Path | None
+    cache_root: Path
+    val_share: float
+    split_seed: int
+    num_processes: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Source:
+    """One kind of data set."""
+
+    open: Callable[[OpenOptions], DataSet]
+    needs_path: bool = True
+    """Whether the user has to say where the videos are."""
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    """Fields of `ClipSpec` and `ViewSpec` that differ from their defaults for this source."""
+
+
+def _open_demo(options: OpenOptions) -> DataSet:
+    # Imported here: drawing the demo takes scikit-learn, which no other data set needs.
+    from vpetl_ray.data.demo import make_demo_videos  # noqa: PLC0415
+
+    root = make_demo_videos(
+        options.cache_root / "videos" / "demo", num_processes=options.num_processes
+    )
+    return list_folder("demo", root, val_share=options.val_share, split_seed=options.split_seed)
+
+
+def _open_folder(options: OpenOptions) -> DataSet:
+    if options.path is None:
+        raise DataError("data.path: the source 'folder' needs the folder its videos are in")
+    return list_folder(
+        "folder", options.path, val_share=options.val_share, split_seed=options.split_seed
+    )
+
+
+SOURCES: Mapping[str, Source] = {
+    "demo": Source(
+        open=_open_demo,
+        needs_path=False,
+        # Its motions are told apart by their direction and drawn at the size they are used.
+        defaults={"stride": 1, "size": 32, "train_crop": "centre", "flip": 0.0},
+    ),
+    "folder": Source(open=_open_folder),
+}
+
+
+def get_source(name: str) -> Source:
+    """Return the source of that name; a DataError naming the valid ones otherwise."""
+    if name in SOURCES:
+        return SOURCES[name]
+    close = difflib.get_close_matches(name, SOURCES, n=1)
+    hint = f" (did you mean {close[0]!r}?)" if close else ""
+    raise DataError(f"data.source: must be one of {', '.join(SOURCES)}, got {name!r}{hint}")
+
+
+def open_data_set(
+    source: str,
+    path: str | Path | None = None,
+    *,
+    cache_root: Path,
+    val_share: float = 0.1,
+    split_seed: int = 0,
+    num_processes: int = 1,
+) -> DataSet:
+    """List the videos of a data set.
+
+    Args:
+        source: a name of SOURCES.
+        path: the data set's root; the demo makes its own in the cache.
+        cache_root: where the demo's videos are made.
+        val_share: share of the training videos held out where the set has no validation split.
+        split_seed: decides which ones are held out.
+        num_processes: how many processes make the demo's videos.
+
+    Raises:
+        DataError: unknown source, missing path, or a layout that is not the expected one.
+
+    """
+    entry = get_source(source)
+    return entry.open(
+        OpenOptions(
+            path=Path(path).expanduser().absolute() if path else None,
+            cache_root=cache_root,
+            val_share=val_share,
+            split_seed=split_seed,
+            num_processes=num_processes,
+        )
+    )

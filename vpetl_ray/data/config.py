@@ -1,0 +1,141 @@
+"""What a user says about the data: where it is, what of a video is stored, what a model sees."""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from vpetl_ray.data.catalogue import get_source
+from vpetl_ray.errors import DataError
+
+Sampling = Literal["dense", "uniform"]
+TrainCrop = Literal["random", "centre"]
+
+
+def cache_root() -> Path:
+    """Where made videos and clip stores live: VPETL_CACHE, else the user's cache folder."""
+    if own := os.environ.get("VPETL_CACHE"):
+        return Path(own).expanduser().absolute()
+    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(base).expanduser().absolute() / "vpetl_ray"
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClipSpec:
+    """Everything that decides which bytes of a video are stored. Stored clips are (T, H, W, 3)."""
+
+    frames: int = 8
+    """Frames in a clip."""
+    stride: int = 2
+    """Distance between two frames of a clip in the video, in frames (dense sampling only)."""
+    short_side: int = 256
+    """The stored clip's shorter side, in pixels; the longer one keeps the video's proportions."""
+    sampling: Sampling = "dense"
+    """dense: a run of frames x stride from the video's centre. uniform: spread over all of it."""
+
+    def __post_init__(self) -> None:
+        _require("frames", self.frames, 1, 512)
+        _require("stride", self.stride, 1, 512)
+        _require("short_side", self.short_side, 8, 2048)
+        _require_one_of("sampling", self.sampling, ("dense", "uniform"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViewSpec:
+    """What a model sees of a stored clip: a square crop, with or without augmentation."""
+
+    size: int = 224
+    """Height and width of what is handed to the model, in pixels."""
+    train_crop: TrainCrop = "random"
+    """random: Video Swin's random resized crop, in training. centre: the crop of evaluation."""
+    flip: float = 0.5
+    """Probability of a mirrored clip in training."""
+
+    def __post_init__(self) -> None:
+        _require("size", self.size, 8, 2048)
+        _require_one_of("train_crop", self.train_crop, ("random", "centre"))
+        if not 0 <= self.flip <= 1:
+            raise DataError(f"data.flip: must be a probability from 0 to 1, got {self.flip}")
+
+    @property
+    def is_fixed(self) -> bool:
+        """Whether training sees the same pixels of a clip in every epoch."""
+        return self.train_crop == "centre" and self.flip == 0
+
+    def without_augmentation(self) -> ViewSpec:
+        """Return the view of evaluation, the centre crop."""
+        return ViewSpec(size=self.size, train_crop="centre", flip=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class DataConfig:
+    """The `data:` section of a search space file; None takes the source's own default."""
+
+    source: str = "demo"
+    """Which kind of data set: a name of `catalogue.SOURCES`."""
+    path: str | None = None
+    """The data set's root; the demo makes its own."""
+    frames: int | None = None
+    """Frames in a clip. Default: 8."""
+    stride: int | None = None
+    """Distance between two frames of a clip in the video. Default: 2; the demo 1."""
+    size: int | None = None
+    """Height and width of the model's input, in pixels. Default: 224; the demo 32."""
+    short_side: int | None = None
+    """The stored shorter side, in pixels. Default: size x 256 / 224 where crops are random."""
+    sampling: Sampling | None = None
+    """dense or uniform; see `ClipSpec`. Default: dense."""
+    train_crop: TrainCrop | None = None
+    """random or centre; see `ViewSpec`. Default: random; the demo centre."""
+    flip: float | bool | None = None
+    """Probability of a mirrored clip in training; true is 0.5. Default: 0.5; the demo 0."""
+    val_share: float = 0.1
+    """Share of a set's own training videos held out, where it brings no validation split."""
+    split_seed: int = 0
+    """Which videos are held out; not the search's seed, so that all searches share one store."""
+    max_skipped_share: float = 0.05
+    """Share of the videos that may be unreadable (skipped by name) before it is an error."""
+
+    def __post_init__(self) -> None:
+        if not 0 < self.val_share < 0.5:
+            raise DataError(f"data.val_share: must be between 0 and 0.5, got {self.val_share}")
+        if not 0 <= self.max_skipped_share < 1:
+            raise DataError(
+                f"data.max_skipped_share: must be from 0 to below 1, got {self.max_skipped_share}"
+            )
+
+    def clip_spec(self) -> ClipSpec:
+        """Say what is stored of each video."""
+        view = self.view_spec()
+        room = 256 / 224 if view.train_crop == "random" else 1.0
+        values = {"short_side": round(view.size * room), **self._values(ClipSpec)}
+        if values["short_side"] < view.size:
+            raise DataError(
+                f"data.short_side: must be at least data.size ({view.size}), "
+                f"got {values['short_side']}"
+            )
+        return ClipSpec(**values)
+
+    def view_spec(self) -> ViewSpec:
+        """Say what the model sees of a stored clip."""
+        return ViewSpec(**self._values(ViewSpec))
+
+    def _values(self, kind: type[ClipSpec] | type[ViewSpec]) -> dict[str, Any]:
+        names = [field.name for field in fields(kind)]
+        values = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
+        if isinstance(values.get("flip"), bool):
+            values["flip"] = 0.5 if values["flip"] else 0.0
+        defaults = get_source(self.source).defaults
+        return {**{name: defaults[name] for name in names if name in defaults}, **values}
+
+
+def _require(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise DataError(f"data.{name}: must be a whole number from {low} to {high}, got {value}")
+
+
+def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:
+    if value not in allowed:
+        raise DataError(f"data.{name}: must be one of {', '.join(allowed)}, got {value!r}")
