@@ -59,7 +59,7 @@ def test_a_trial_goes_from_submit_to_done_with_its_epochs_in_order(board):
     assignment = assigned(board)
     assert assignment.task.config == {"width": 8}
     assert run_epoch(board, assignment.lease, 1)
-    assert board.may_continue(assignment.lease, 1) is True
+    assert board.may_continue(assignment.lease, 0, 1) is True
     assert run_epoch(board, assignment.lease, 2, final=b"tensors")
     first, second, outcome = read_all(board, "t0")
     assert (first.epoch, first.is_last, second.epoch, second.is_last) == (1, False, 2, True)
@@ -67,6 +67,18 @@ def test_a_trial_goes_from_submit_to_done_with_its_epochs_in_order(board):
     assert outcome.state is OutcomeState.DONE
     assert board.final("t0") == outcome.final == b"tensors"
     assert board.next_result("t0") == outcome  # as often as asked
+
+
+def test_all_news_of_a_trial_can_be_read_at_once(board):
+    board.submit(make_task("t0", {}, until_epoch=9))
+    board.open_group(0, 1)
+    lease = assigned(board).lease
+    assert board.next_results("t0") is None
+    run_epoch(board, lease, 1)
+    run_epoch(board, lease, 2, final=b"")
+    first, second, outcome = board.next_results("t0")
+    assert (first.epoch, second.epoch, outcome.state) == (1, 2, OutcomeState.DONE)
+    assert board.next_results("t0") == [outcome]
 
 
 def test_all_ranks_get_the_same_task_whoever_asks_first(board):
@@ -100,7 +112,7 @@ def test_a_late_report_of_a_task_that_is_over_changes_nothing(board):
     current = assigned(board, sequence=1).lease
     assert not run_epoch(board, old, 1, final=b"")
     assert not run_epoch(board, old, 2)
-    board.failed(old, "too late")
+    board.failed(old, 0, "too late")
     assert board.next_result("t1") is None
     assert run_epoch(board, current, 1, final=b"")
     assert [type(item) for item in read_all(board, "t1")] == [EpochReport, Outcome]
@@ -120,18 +132,18 @@ def test_a_trial_waits_at_its_granted_epoch_until_more_is_granted(board):
     board.open_group(0, 1)
     lease = assigned(board).lease
     run_epoch(board, lease, 1)
-    assert board.may_continue(lease, 1) is None
+    assert board.may_continue(lease, 0, 1) is None
     board.grant("t0", 2)
-    assert board.may_continue(lease, 1) is True
+    assert board.may_continue(lease, 0, 1) is True
 
 
 def test_a_fast_rank_waits_for_the_report_of_the_epoch_it_asks_about(board):
     board.submit(make_task("t0", {}, until_epoch=9))
     board.open_group(0, 2)
     lease = assigned(board).lease
-    assert board.may_continue(lease, 1) is None
+    assert board.may_continue(lease, 0, 1) is None
     run_epoch(board, lease, 1)
-    assert board.may_continue(lease, 1) is True
+    assert board.may_continue(lease, 0, 1) is True
 
 
 def test_a_decision_stands_for_all_ranks_though_the_trial_is_cancelled_in_between(board):
@@ -140,13 +152,13 @@ def test_a_decision_stands_for_all_ranks_though_the_trial_is_cancelled_in_betwee
     lease = assigned(board).lease
     assigned(board, rank=1)
     run_epoch(board, lease, 1)
-    assert board.may_continue(lease, 1) is True  # rank 0
+    assert board.may_continue(lease, 0, 1) is True  # rank 0
     board.cancel("t0")
-    assert board.may_continue(lease, 1) is True  # rank 1: else rank 0 is alone in a collective
+    assert board.may_continue(lease, 0, 1) is True  # rank 1: else rank 0 is alone in a collective
     run_epoch(board, lease, 2)
-    assert board.may_continue(lease, 2) is False
+    assert board.may_continue(lease, 0, 2) is False
     assert board.next_task(0, 1, 0, 1) is None  # free, nothing to do
-    assert board.may_continue(lease, 2) is False  # rank 1, after the group was released
+    assert board.may_continue(lease, 0, 2) is False  # rank 1, after the group was released
 
 
 def test_a_cancelled_trial_stops_after_its_epoch_and_keeps_its_checkpoint(board):
@@ -155,7 +167,7 @@ def test_a_cancelled_trial_stops_after_its_epoch_and_keeps_its_checkpoint(board)
     lease = assigned(board).lease
     board.cancel("t0")
     run_epoch(board, lease, 1)
-    assert board.may_continue(lease, 1) is False
+    assert board.may_continue(lease, 0, 1) is False
     assert read_all(board, "t0")[-1].state is OutcomeState.CANCELLED
     assert board.checkpoint("t0") == b"1"
 
@@ -175,7 +187,7 @@ def test_a_paused_trial_goes_on_in_another_group_from_its_checkpoint(board):
     lease = assigned(board, group=0).lease
     run_epoch(board, lease, 1)
     board.cancel("t0")
-    assert board.may_continue(lease, 1) is False
+    assert board.may_continue(lease, 0, 1) is False
     board.submit(make_task("t0", {}, until_epoch=4, start_state=board.checkpoint("t0")))
     again = assigned(board, group=1)
     assert (again.task.start_state, again.task.until_epoch) == (b"1", 4)
@@ -195,7 +207,7 @@ def test_a_new_incarnation_gets_the_trial_in_flight_from_its_last_checkpoint(boa
     assert again.lease.trial_id == "t0"
     assert (again.task.start_state, again.task.until_epoch) == (b"1", 3)
     assert not run_epoch(board, lost, 2)
-    assert board.may_continue(lost, 1) is False
+    assert board.may_continue(lost, 0, 1) is False
     assert board.next_task(0, 1, 0, 1) is Signal.CLOSE
     assert run_epoch(board, again.lease, 2)
 
@@ -240,34 +252,75 @@ def test_a_trial_that_raises_is_failed_and_its_group_goes_on(board):
     board.submit(make_task("t0", {}))
     board.submit(make_task("t1", {}))
     board.open_group(0, 1)
-    board.failed(assigned(board).lease, "ValueError: width 0")
+    board.failed(assigned(board).lease, 0, "ValueError: width 0")
     assert board.next_result("t0").reason == "ValueError: width 0"
     assert assigned(board, sequence=1).lease.trial_id == "t1"
 
 
-def test_a_group_with_a_rank_left_behind_by_a_failed_trial_is_restarted(board, clock):
-    board.submit(make_task("t0", {}))
+def pair_at_work(board, until_epoch=9):
+    """A group of two ranks that both hold t0, while t1 waits."""
+    board.submit(make_task("t0", {}, until_epoch=until_epoch))
     board.submit(make_task("t1", {}))
     board.open_group(0, 2)
-    lease = assigned(board, rank=0).lease
     assigned(board, rank=1)
-    board.failed(lease, "rank 1 ran out of memory")
+    return assigned(board, rank=0).lease
+
+
+def test_a_group_with_a_rank_left_behind_by_a_trial_that_raised_is_restarted(board, clock):
+    lease = pair_at_work(board)
+    board.failed(lease, 1, "rank 1 ran out of memory")
     assert board.next_task(0, 1, 1, 1) is None
     clock.now += STRAGGLER_SECONDS + 1
     assert board.next_task(0, 1, 1, 1) is Signal.RESTART
-    assert board.stats().queued == 1  # t1 was not given to a group that is about to restart
-
-
-def test_a_group_whose_ranks_all_gave_up_a_failed_trial_goes_on(board):
-    board.submit(make_task("t0", {}))
-    board.submit(make_task("t1", {}))
+    for incarnation in (2, 3):
+        board.open_group(0, 2)
+        lease = assigned(board, incarnation=incarnation).lease
+        board.failed(lease, 1, "rank 1 ran out of memory")
     board.open_group(0, 2)
-    lease = assigned(board, rank=0).lease
-    assigned(board, rank=1)
-    board.failed(lease, "bad shape")
-    board.failed(lease, "bad shape")
-    assert board.next_task(0, 1, 1, 1) is None
-    assert assigned(board, rank=0, sequence=1) == assigned(board, rank=1, sequence=1)
+    outcome = board.next_result("t0")
+    assert outcome.state is OutcomeState.FAILED
+    assert "ran out of memory" in outcome.reason
+    assert assigned(board, incarnation=4).lease.trial_id == "t1"
+
+
+def test_a_rank_that_raises_because_its_peer_died_costs_an_attempt_not_the_trial(board):
+    lease = pair_at_work(board)
+    board.failed(lease, 0, "Connection closed by peer", is_clean=False)
+    assert board.next_result("t0") is None
+    board.remove_group(0)
+    board.open_group(0, 2)
+    assert assigned(board, incarnation=2).lease.trial_id == "t0"
+
+
+@pytest.mark.parametrize("is_clean", [True, False], ids=["clean", "unclean"])
+def test_a_trial_that_raises_on_all_ranks_is_failed_and_an_unclean_group_restarts(board, is_clean):
+    lease = pair_at_work(board)
+    board.failed(lease, 0, "bad shape", is_clean=is_clean)
+    assert board.next_task(0, 1, 0, 1) is None
+    board.failed(lease, 1, "bad shape", is_clean=is_clean)
+    assert board.next_result("t0").reason == "bad shape"
+    if is_clean:
+        assert assigned(board, rank=0, sequence=1) == assigned(board, rank=1, sequence=1)
+    else:
+        assert board.next_task(0, 1, 0, 1) is Signal.RESTART
+        assert board.stats().queued == 1  # t1 is not given to a group that is about to restart
+
+
+def test_a_rank_between_two_epochs_drops_a_trial_that_raised_on_another_rank(board):
+    lease = pair_at_work(board)
+    run_epoch(board, lease, 1)
+    assert board.may_continue(lease, 0, 1) is True
+    board.failed(lease, 0, "bad batch")
+    assert board.may_continue(lease, 1, 1) is False  # though it was decided: else it hangs alone
+    assert board.next_result("t0").epoch == 1
+    assert board.next_result("t0").reason == "bad batch"
+
+
+def test_a_report_after_another_rank_raised_fails_the_trial(board):
+    lease = pair_at_work(board)
+    board.failed(lease, 1, "bad clip")
+    assert not run_epoch(board, lease, 1)
+    assert board.next_result("t0").reason == "bad clip"
 
 
 def test_close_cancels_the_queue_lets_the_running_epoch_end_and_releases_the_groups(board):
@@ -278,7 +331,7 @@ def test_close_cancels_the_queue_lets_the_running_epoch_end_and_releases_the_gro
     board.close()
     assert board.next_result("t1").state is OutcomeState.CANCELLED
     run_epoch(board, lease, 1)
-    assert board.may_continue(lease, 1) is False
+    assert board.may_continue(lease, 0, 1) is False
     assert board.next_task(0, 1, 0, 1) is Signal.CLOSE
     board.submit(make_task("t2", {}))
     assert board.next_result("t2").state is OutcomeState.CANCELLED
@@ -319,7 +372,7 @@ def test_a_forgotten_trial_leaves_nothing_behind(board, when):
         run_epoch(board, lease, 1, final=b"" if when == "ended" else None)
     board.forget("t0")
     if when == "running":
-        assert board.may_continue(lease, 1) is False
+        assert board.may_continue(lease, 0, 1) is False
     with pytest.raises(KeyError):
         board.next_result("t0")
     assert board._trials == {}
@@ -352,5 +405,5 @@ def test_messages_of_an_unknown_group_are_void(board):
     lease = Lease(group=7, incarnation=1, sequence=0, trial_id="t0")
     assert board.next_task(7, 1, 0, 0) is Signal.CLOSE
     assert not run_epoch(board, lease, 1)
-    assert board.may_continue(lease, 1) is False
-    board.failed(lease, "?")
+    assert board.may_continue(lease, 0, 1) is False
+    board.failed(lease, 0, "?")

@@ -36,8 +36,8 @@ MAX_LOST_GROUPS = 3
 """A trial that takes down its worker group this often is failed: it is likely the cause."""
 
 STRAGGLER_SECONDS = 20.0
-"""After a trial raised on one rank: how long the other ranks may take to give it up as well,
-before the group is restarted. They could be waiting inside a collective that nobody joins."""
+"""After a trial raised on one rank: how long the other ranks may take to drop it as well, before
+the group is restarted. They could be waiting inside a collective that nobody joins."""
 
 
 @dataclass
@@ -63,7 +63,10 @@ class _Slot:
     assignment: Assignment
     decisions: dict[int, bool] = field(default_factory=dict)
     settled_at: float | None = None
-    raised: bool = False
+    gave_up: set[int] = field(default_factory=set)
+    reason: str = ""
+    raised_at: float = 0.0
+    needs_restart: bool = False
 
 
 @dataclass
@@ -77,9 +80,6 @@ class _Group:
     @property
     def latest(self) -> _Slot | None:
         return self.slots[max(self.slots)] if self.slots else None
-
-    def num_waiting_for(self, sequence: int) -> int:
-        return sum(asked >= sequence for asked in self.asked.values())
 
     def drop_slots_behind_all_ranks(self) -> None:
         if len(self.asked) == self.world_size:
@@ -143,6 +143,15 @@ class Dispatcher:
         """Read the trial's next epoch, then its outcome, as often as asked; None while it runs."""
         trial = self._trials[trial_id]
         return trial.unread.popleft() if trial.unread else trial.outcome
+
+    def next_results(self, trial_id: str) -> list[EpochReport | Outcome] | None:
+        """Read all that `next_result` would give one by one; None while there is nothing."""
+        trial = self._trials[trial_id]
+        news: list[EpochReport | Outcome] = [*trial.unread]
+        trial.unread.clear()
+        if trial.outcome is not None:
+            news.append(trial.outcome)
+        return news or None
 
     def checkpoint(self, trial_id: str) -> bytes | None:
         """Give the state after the last reported epoch, None before the first."""
@@ -214,8 +223,9 @@ class Dispatcher:
         if known is None or incarnation not in (None, known.incarnation):
             return
         del self._groups[group]
-        if known.latest is not None and known.latest.settled_at is None:
-            self._lose(self._trials[known.latest.assignment.lease.trial_id])
+        slot = known.latest
+        if slot is not None and slot.settled_at is None:
+            self._lose(self._trials[slot.assignment.lease.trial_id], slot.reason)
 
     def next_task(
         self, group: int, incarnation: int, rank: int, sequence: int
@@ -228,8 +238,11 @@ class Dispatcher:
         known.drop_slots_behind_all_ranks()
         if sequence in known.slots:
             return known.slots[sequence].assignment
-        if known.latest is not None and not self._is_behind_all(known, known.latest, sequence):
-            return Signal.RESTART if self._has_stragglers(known.latest) else None
+        before = known.latest
+        if before is not None and self._must_restart(before):
+            return Signal.RESTART
+        if before is not None and before.settled_at is None:
+            return None
         if self._closed:
             return Signal.CLOSE
         return self._assign(group, known, sequence) if self._queue else None
@@ -268,8 +281,11 @@ class Dispatcher:
         Returns:
             False if the lease is void, and the task should be dropped.
         """
-        trial = self._holder(lease)
-        if trial is None:
+        slot, trial = self._slot(lease), self._holder(lease)
+        if slot is None or trial is None:
+            return False
+        if slot.gave_up:
+            self._give_up(slot, rank=0)
             return False
         is_new = epoch > trial.epoch or (epoch == 0 and final is not None)
         if is_new:
@@ -287,7 +303,7 @@ class Dispatcher:
             self._settle(trial, OutcomeState.DONE, final=final)
         return True
 
-    def may_continue(self, lease: Lease, epoch: int) -> bool | None:
+    def may_continue(self, lease: Lease, rank: int, epoch: int) -> bool | None:
         """Whether to run the epoch after `epoch`; None while that is undecided.
 
         The first answer for an epoch stands for all ranks. False hands the trial over.
@@ -295,29 +311,34 @@ class Dispatcher:
         slot = self._slot(lease)
         if slot is None:
             return False
-        if epoch in slot.decisions:
-            return slot.decisions[epoch]
-        trial = self._holder(lease)
-        if trial is None:
+        if slot.gave_up:
+            self._give_up(slot, rank)
             return False
-        if trial.epoch < epoch:
-            return None  # a fast rank asks before rank 0 has reported this very epoch
-        if trial.cancelled:
-            slot.decisions[epoch] = False
-            self._settle(trial, OutcomeState.CANCELLED)
-        elif trial.granted > epoch:
-            slot.decisions[epoch] = True
+        if epoch not in slot.decisions:
+            self._decide(slot, epoch)
         return slot.decisions.get(epoch)
 
-    def failed(self, lease: Lease, reason: str) -> None:
-        """End a trial that raised on some rank; the group itself goes on."""
+    def failed(self, lease: Lease, rank: int, reason: str, *, is_clean: bool = True) -> None:
+        """Drop a task that raised on this rank.
+
+        The trial has failed once every rank dropped it. A rank that does not, within
+        `STRAGGLER_SECONDS`, waits in a collective that this one will not join: the group is told
+        to restart, and the trial gets another attempt.
+
+        Args:
+            lease: the task's.
+            rank: who raised.
+            reason: one sentence.
+            is_clean: False if the processes should not be used again: a collective may be half
+                done, or the device be in a bad state. The group restarts before its next task.
+        """
         slot = self._slot(lease)
-        if slot is None:
+        if slot is None or self._holder(lease) is None:
             return
-        slot.raised = True
-        trial = self._holder(lease)
-        if trial is not None:
-            self._settle(trial, OutcomeState.FAILED, reason=reason)
+        if not slot.gave_up:
+            slot.reason, slot.raised_at = reason, self._clock()
+        slot.needs_restart |= not is_clean
+        self._give_up(slot, rank)
 
     # ---- inside -----------------------------------------------------------------------------
 
@@ -333,16 +354,31 @@ class Dispatcher:
         trial = self._trials.get(lease.trial_id)
         return trial if trial is not None and trial.lease == lease else None
 
-    def _is_behind_all(self, known: _Group, before: _Slot, sequence: int) -> bool:
-        """Say whether the task before `sequence` is over for every rank that matters."""
-        if before.settled_at is None or sequence <= before.assignment.lease.sequence:
-            return False
-        return not before.raised or known.num_waiting_for(sequence) == known.world_size
+    def _decide(self, slot: _Slot, epoch: int) -> None:
+        """Record whether the task's trial goes on after `epoch`, if that can be said by now."""
+        trial = self._holder(slot.assignment.lease)
+        if trial is None:
+            slot.decisions[epoch] = False
+        elif trial.epoch < epoch:
+            return  # a fast rank asks before rank 0 has reported this very epoch
+        elif trial.cancelled:
+            slot.decisions[epoch] = False
+            self._settle(trial, OutcomeState.CANCELLED)
+        elif trial.granted > epoch:
+            slot.decisions[epoch] = True
 
-    def _has_stragglers(self, before: _Slot) -> bool:
-        if not before.raised or before.settled_at is None:
-            return False
-        return self._clock() - before.settled_at > STRAGGLER_SECONDS
+    def _must_restart(self, before: _Slot) -> bool:
+        if before.settled_at is not None:
+            return before.needs_restart
+        return bool(before.gave_up) and self._clock() - before.raised_at > STRAGGLER_SECONDS
+
+    def _give_up(self, slot: _Slot, rank: int) -> None:
+        """Note that a rank dropped a task that raised; the trial has failed when all ranks did."""
+        slot.gave_up.add(rank)
+        lease = slot.assignment.lease
+        trial = self._holder(lease)
+        if trial is not None and len(slot.gave_up) == self._groups[lease.group].world_size:
+            self._settle(trial, OutcomeState.FAILED, reason=slot.reason)
 
     def _assign(self, group: int, known: _Group, sequence: int) -> Assignment:
         trial = self._trials[self._queue.popleft()]
@@ -383,7 +419,7 @@ class Dispatcher:
         if trial.forgotten:
             self._trials.pop(trial_id, None)
 
-    def _lose(self, trial: _Trial) -> None:
+    def _lose(self, trial: _Trial, cause: str) -> None:
         """Its group is gone: queue the trial again, unless it was stopped or did this before."""
         self._num_lost += 1
         trial.lease = None
@@ -395,7 +431,7 @@ class Dispatcher:
             reason = (
                 f"its worker group was lost {trial.lost_groups} times, "
                 f"the last time in epoch {trial.epoch + 1}"
-            )
+            ) + (f" ({cause})" if cause else "")
             self._settle(trial, OutcomeState.FAILED, reason=reason)
         else:
             self._queue.appendleft(trial.task.trial_id)

@@ -34,6 +34,7 @@ class DispatcherActor:
     def __init__(self) -> None:
         self._dispatcher = Dispatcher()
         self._changed = asyncio.Event()
+        self._breakdowns: dict[int, str] = {}
 
     # ---- the search's side ------------------------------------------------------------------
 
@@ -91,6 +92,10 @@ class DispatcherActor:
         """See `Dispatcher.stats`."""
         return self._dispatcher.stats()
 
+    async def breakdowns(self) -> dict[int, str]:
+        """Say by group why it could not be set up; such a group has ended for good."""
+        return dict(self._breakdowns)
+
     # ---- the groups' side -------------------------------------------------------------------
 
     async def open_group(self, group: int, world_size: int) -> int:
@@ -132,16 +137,20 @@ class DispatcherActor:
         self._wake()
         return accepted
 
-    async def may_continue(self, lease: Lease, epoch: int) -> bool | None:
+    async def may_continue(self, lease: Lease, rank: int, epoch: int) -> bool | None:
         """Wait for the decision after `epoch`; None after `POLL_SECONDS`: ask again."""
         return await self._wait_for(
-            lambda: self._dispatcher.may_continue(lease, epoch), POLL_SECONDS
+            lambda: self._dispatcher.may_continue(lease, rank, epoch), POLL_SECONDS
         )
 
-    async def failed(self, lease: Lease, reason: str) -> None:
+    async def failed(self, lease: Lease, rank: int, reason: str, *, is_clean: bool) -> None:
         """See `Dispatcher.failed`."""
-        self._dispatcher.failed(lease, reason)
+        self._dispatcher.failed(lease, rank, reason, is_clean=is_clean)
         self._wake()
+
+    async def broken(self, group: int, reason: str) -> None:
+        """Note that a group could not be set up, for `breakdowns`."""
+        self._breakdowns[group] = reason
 
     # ---- inside -----------------------------------------------------------------------------
 
