@@ -1,0 +1,1 @@
+"""Parameter-efficient methods: their settings, their size, and how they enter a frozen model."""

@@ -1,0 +1,165 @@
+"""The bottleneck that adapter and PATT share: `s * (act(x W_down + b) W_up + b)`.
+
+Axes: R rows (every leading axis flattened), C channels, D the bottleneck's width, O output columns.
+"""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
+
+from vpetl_ray.errors import VpetlError
+from vpetl_ray.petl.checks import check_number
+
+Scale = float | Literal["learned"]
+LEARNED: Literal["learned"] = "learned"
+
+ACTIVATIONS: Mapping[str, Callable[[Tensor], Tensor]] = {
+    "relu": nn.functional.relu,
+    "gelu": nn.functional.gelu,
+    "tanh": torch.tanh,
+}
+
+
+def check_scale(key: str, scale: object) -> None:
+    """Check that a scale is a number above zero, or the word `learned`."""
+    if isinstance(scale, str) and scale != LEARNED:
+        raise VpetlError(f"{key}: must be a number above 0, or {LEARNED!r}, got {scale!r}")
+    if not isinstance(scale, str):
+        check_number(key, scale, above=0)
+
+
+def count_bottleneck(dim: int, d_bottle: int, out_dim: int, scale: Scale) -> int:
+    """Parameters of one `Bottleneck`."""
+    down = dim * d_bottle + d_bottle
+    up = d_bottle * out_dim + out_dim
+    return down + up + (1 if scale == LEARNED else 0)
+
+
+class Bottleneck(nn.Module):
+    """Down-projection, activation, up-projection that starts at zero, scale.
+
+    Args:
+        dim: channels of the input.
+        d_bottle: width between the two projections.
+        out_dim: columns of the result.
+        activation: a key of `ACTIVATIONS`.
+        scale: the factor s, or `learned` for one trained number that starts at `learned_start`.
+        learned_start: see `scale`.
+        generator: draws the down-projection; the global generator is left alone.
+
+    """
+
+    def __init__(
+        self,
+        *,
+        dim: int,
+        d_bottle: int,
+        out_dim: int,
+        activation: str,
+        scale: Scale,
+        learned_start: float,
+        generator: torch.Generator,
+    ) -> None:
+        super().__init__()
+        # On "meta" first: the constructor would draw from the global generator.
+        self.down = nn.Linear(dim, d_bottle, device="meta").to_empty(device="cpu")
+        self.up = nn.Linear(d_bottle, out_dim, device="meta").to_empty(device="cpu")
+        self.activation = ACTIVATIONS[activation]
+        self.scale: float | nn.Parameter
+        if scale == LEARNED:
+            self.scale = nn.Parameter(torch.tensor(learned_start))
+        else:
+            self.scale = float(scale)
+        bound = dim**-0.5  # He's uniform with a = sqrt(5), as AdaptFormer draws it
+        with torch.no_grad():
+            self.down.weight.uniform_(-bound, bound, generator=generator)
+            for zero in (self.down.bias, self.up.weight, self.up.bias):
+                zero.zero_()
+
+    def hidden(self, x: Tensor) -> Tensor:
+        """(..., C) to the activated bottleneck (..., D)."""
+        return self.activation(self.down(x))
+
+    def up_projection(self) -> tuple[Tensor, Tensor]:
+        """Weight (O, D) and bias (O) with the scale folded in: cheaper than scaling the rows."""
+        return self.up.weight * self.scale, self.up.bias * self.scale
+
+
+def add_up_projection(
+    output: Tensor, hidden: Tensor, weight_OD: Tensor, bias_O: Tensor, runs: tuple[slice, ...]
+) -> Tensor:
+    """Add `hidden @ weight.T + bias` to columns of `output`, in place, in one matrix product.
+
+    Args:
+        output: (..., columns), contiguous; it is changed and returned. Whatever made it must not
+            need it for its own backward pass (a linear layer does not).
+        hidden: (..., D).
+        weight_OD: O is the total width of `runs`.
+        bias_O: likewise.
+        runs: slices of output's columns, in order, that the O columns are added to.
+
+    """
+    result: Tensor = _AddUpProjection.apply(output, hidden, weight_OD, bias_O, runs)
+    return result
+
+
+class _AddUpProjection(torch.autograd.Function):
+    """`output[:, runs] += [hidden, 1] @ [weight, bias].T`, by GEMMs that accumulate in place.
+
+    Written as an addition, autograd would make the product, pass over it once more to add it, and
+    copy the whole gradient on the way back. Here the gradient of `output` goes through untouched.
+    """
+
+    @staticmethod
+    def forward(  # noqa: PLR0917 as torch calls it
+        ctx: Any,
+        output: Tensor,
+        hidden: Tensor,
+        weight_OD: Tensor,
+        bias_O: Tensor,
+        runs: tuple[slice, ...],
+    ) -> Tensor:
+        rows_RO = output.view(-1, output.shape[-1])
+        hidden_RD = hidden.reshape(-1, hidden.shape[-1]).to(output.dtype)
+        weight_OD = weight_OD.to(output.dtype)
+        start = 0
+        for run in runs:
+            columns = rows_RO[:, run]
+            stop = start + columns.shape[1]
+            columns += bias_O[start:stop]
+            columns.addmm_(hidden_RD, weight_OD[start:stop].t())
+            start = stop
+        ctx.mark_dirty(output)
+        ctx.save_for_backward(hidden_RD, weight_OD)
+        ctx.runs, ctx.hidden_shape = runs, hidden.shape
+        ctx.dtypes = hidden.dtype, bias_O.dtype
+        return output
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
+        hidden_RD, weight_OD = ctx.saved_tensors
+        grad_RO = grad.reshape(-1, grad.shape[-1])
+        parts = [grad_RO[:, run] for run in ctx.runs]
+        widths = [part.shape[1] for part in parts]
+        weights = weight_OD.split(widths)
+        grad_hidden = parts[0] @ weights[0]
+        for part, weight in zip(parts[1:], weights[1:], strict=True):
+            grad_hidden.addmm_(part, weight)
+        grad_weight = _join([part.t() @ hidden_RD for part in parts])
+        grad_bias = _join([part.sum(0) for part in parts])
+        hidden_dtype, weight_dtype = ctx.dtypes
+        return (
+            grad,
+            grad_hidden.view(ctx.hidden_shape).to(hidden_dtype),
+            grad_weight.to(weight_dtype),
+            grad_bias.to(weight_dtype),
+            None,
+        )
+
+
+def _join(parts: list[Tensor]) -> Tensor:
+    return parts[0] if len(parts) == 1 else torch.cat(parts)

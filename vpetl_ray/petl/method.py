@@ -1,0 +1,192 @@
+"""What a PETL method is: a configuration that knows what it trains, where, and how much.
+
+A method sees block sites and seams, never a backbone by its name, so it fits every family whose
+blocks offer the seams. A new one is a file in `methods/` with one such class, and a line in the
+table there; the contract tests then run on it.
+"""
+
+import hashlib
+from abc import ABC, abstractmethod
+from collections.abc import Iterator
+from dataclasses import dataclass, field, fields, replace
+from typing import Any, ClassVar, Protocol, Self, TypeVar
+
+import torch
+from torch import nn
+
+from vpetl_ray.errors import VpetlError
+from vpetl_ray.models.arch import BlockSite, SwinArch
+from vpetl_ray.models.blocks import SwinBlock
+from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.petl.checks import check_whole_number
+
+# One family so far; with a second these become unions, and only the seams are relied upon.
+Arch = SwinArch
+Backbone = VideoSwin
+Block = SwinBlock
+
+
+@dataclass(frozen=True, kw_only=True)
+class Branch:
+    """A new module in a seam of the backbone."""
+
+    name: str
+    """Unique; the module's tensors are called `<name>.<parameter>`."""
+    stage: int
+    """Stage of the seam, from 1."""
+    seam: nn.ModuleList
+    """Where the module goes."""
+    module: nn.Module
+    """Called as `module(input, output) -> output`."""
+
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what is trained, by name."""
+        for name, parameter in self.module.named_parameters():
+            yield f"{self.name}.{name}", parameter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Unfrozen:
+    """A parameter that the backbone has already, trained in place."""
+
+    name: str
+    """`backbone.<name in the model>`."""
+    stage: int
+    """Stage it belongs to, from 1 (what stands before the first counts as the first)."""
+    parameter: nn.Parameter
+
+    def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
+        """Yield what is trained, by name."""
+        yield self.name, self.parameter
+
+
+Placement = Branch | Unfrozen
+M = TypeVar("M")
+
+
+class Method(Protocol):
+    """A method with its settings; implementations are frozen, keyword-only dataclasses."""
+
+    name: ClassVar[str]
+    """What users write; a key of `METHODS`."""
+    identity_at_start: ClassVar[bool]
+    """Whether the model with the method, untrained, computes what it computes without."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether these settings train nothing anywhere."""
+
+    def check(self, arch: Arch) -> None:
+        """Raise a VpetlError if the settings do not fit the architecture."""
+
+    def canonical(self, arch: Arch) -> Self:
+        """Write what these settings build on this architecture in one way."""
+
+    def stages_of(self, arch: Arch) -> frozenset[int]:
+        """Name the stages in which something is trained."""
+
+    def count(self, arch: Arch) -> dict[str, int]:
+        """Trainable parameters by part, by arithmetic alone."""
+
+    def place(self, model: Backbone, seed: int) -> Iterator[Placement]:
+        """Build what is trained, initialised by the seed; the model is not changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMethod(ABC):
+    """A method that puts one branch into every block of the chosen stages."""
+
+    name: ClassVar[str]
+    identity_at_start: ClassVar[bool]
+
+    stages: tuple[int, ...] | None = field(default=None)
+    """Stages whose blocks get it, from 1; by default all."""
+
+    def __post_init__(self) -> None:
+        if self.stages is None:
+            return
+        if isinstance(self.stages, str) or not isinstance(self.stages, tuple | list):
+            raise VpetlError(f"{self.name}.stages: must be a list of stages, got {self.stages!r}")
+        for stage in self.stages:
+            check_whole_number(f"{self.name}.stages", stage, at_least=1)
+        object.__setattr__(self, "stages", tuple(sorted(set(self.stages))))
+
+    @abstractmethod
+    def count_block(self, site: BlockSite) -> int:
+        """Trainable parameters in one block."""
+
+    @abstractmethod
+    def seam(self, block: Block) -> nn.ModuleList:
+        """Where in the block the branch goes."""
+
+    @abstractmethod
+    def build(self, site: BlockSite, generator: torch.Generator) -> nn.Module:
+        """Build the branch for one block, drawn from the generator."""
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether these settings train nothing anywhere."""
+        return self.stages == ()
+
+    def check(self, arch: Arch) -> None:
+        """Raise a VpetlError if a stage does not exist."""
+        for stage in self.stages or ():
+            if stage > arch.num_stages:
+                raise VpetlError(
+                    f"{self.name}.stages: stage {stage} does not exist; "
+                    f"{arch.name} has stages 1 to {arch.num_stages}"
+                )
+
+    def canonical(self, arch: Arch) -> Self:
+        """With `stages` left out where it names them all."""
+        is_all = len(self.stages_of(arch)) == arch.num_stages
+        return replace(self, stages=None if is_all else self.stages)
+
+    def stages_of(self, arch: Arch) -> frozenset[int]:
+        """Name the stages in which something is trained."""
+        if self.is_empty:
+            return frozenset()
+        return frozenset(range(1, arch.num_stages + 1) if self.stages is None else self.stages)
+
+    def count(self, arch: Arch) -> dict[str, int]:
+        """Trainable parameters by stage, by arithmetic alone."""
+        parts: dict[str, int] = {}
+        for site in self._sites(arch):
+            key = f"{self.name}.stage{site.stage}"
+            parts[key] = parts.get(key, 0) + self.count_block(site)
+        return parts
+
+    def place(self, model: Backbone, seed: int) -> Iterator[Placement]:
+        """One branch for every block of the chosen stages."""
+        chosen = set(self._sites(model.arch))
+        for site, block in model.block_modules():
+            if site in chosen:
+                yield Branch(
+                    name=f"{self.name}.stage{site.stage}.block{site.block}",
+                    stage=site.stage,
+                    seam=self.seam(block),
+                    module=self.build(site, seeded(seed, self.name, site.index)),
+                )
+
+    def _sites(self, arch: Arch) -> list[BlockSite]:
+        stages = self.stages_of(arch)
+        return [site for site in arch.blocks() if site.stage in stages]
+
+
+def seeded(seed: int, *what: object) -> torch.Generator:
+    """Make a generator of its own for (seed, what), whatever else is drawn before or after."""
+    text = "/".join(str(part) for part in (seed, *what))
+    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
+    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
+
+
+def at_stages(method: M, stages: tuple[int, ...] | None) -> M:
+    """Put the same method into other stages, if it has any to choose."""
+    return replace(method, stages=stages) if isinstance(method, BlockMethod) else method
+
+
+def method_to_dict(method: Method) -> dict[str, Any]:
+    """JSON-able: the method's name and every setting."""
+    values = {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
+    plain = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
+    return {"name": method.name, **plain}
