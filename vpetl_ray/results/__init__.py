@@ -1,0 +1,1 @@
+"""Finished trials: records, front, figures, and MLflow."""

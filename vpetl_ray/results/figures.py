@@ -1,0 +1,254 @@
+"""The picture of a search: accuracy against trainable parameters."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
+
+from vpetl_ray.results.atomic import replacing
+from vpetl_ray.results.front import front_of, knee
+from vpetl_ray.results.label_layout import place_labels
+from vpetl_ray.results.labels import count_label, trial_label
+from vpetl_ray.results.records import TrialRecord, TrialState
+
+# Told apart by shape and by darkness, so that grey print and colour-blind eyes lose nothing.
+_FRONT = "#08306b"
+_BUDGET = "#b5441f"
+_MAX_LABELS = 7
+_MIN_RANGE = 20.0  # of parameters on the axis, as a ratio, however few the trials
+_MIN_SPAN = 10.0  # of accuracy on the axis, in points
+_LOOKS: dict[TrialState, tuple[str, float, dict[str, Any]]] = {
+    TrialState.COMPLETE: ("complete, beaten", 26, {"marker": "o", "color": "0.55"}),
+    TrialState.STOPPED: (
+        "stopped early",
+        22,
+        {"marker": "v", "facecolors": "none", "edgecolors": "0.6"},
+    ),
+    TrialState.INFEASIBLE: ("infeasible", 40, {"marker": "|", "color": "0.45"}),
+    TrialState.FAILED: ("failed", 22, {"marker": "x", "color": "0.1"}),
+}
+"""What the legend says, area in square points, marker."""
+_RUG_HEIGHT = 0.025  # in axes units, where trials without an accuracy stand
+
+
+def plot_front(
+    records: Sequence[TrialRecord],
+    path: Path | str,
+    *,
+    title: str,
+    budget: int | None = None,
+    subtitle: str = "",
+) -> None:
+    """Draw all trials and their front, atomically; the format follows the path's suffix.
+
+    Shown are complete and stopped trials at their validation accuracy, the front as steps (the
+    best accuracy that each number of parameters buys) with its configs named, its accuracy on
+    the test split where it was measured, and at the foot what has no accuracy: infeasible and
+    failed trials at their parameter counts.
+
+    Args:
+        records: any number, none included.
+        path: ``.png``, ``.svg`` or ``.pdf``; its folder exists.
+        title: of the figure.
+        budget: limit on trainable parameters, drawn as a line.
+        subtitle: one line below the title, e.g. data set and backbone.
+
+    Raises:
+        SearchError: the file cannot be written.
+    """
+    figure = Figure(figsize=(8.4, 5.2), dpi=150, layout="constrained")
+    canvas = FigureCanvasAgg(figure)
+    axes = figure.add_subplot()
+    front = front_of(records)
+    _draw_axes(axes, records, budget)
+    _draw_trials(axes, records, front)
+    if budget:
+        _draw_budget(axes, budget)
+    if front:
+        _draw_front(axes, front, budget)
+    _draw_titles(axes, title, subtitle)
+    if axes.get_legend_handles_labels()[0]:
+        figure.legend(loc="outside lower center", ncols=6, fontsize=8, frameon=False)
+    figure.canvas.draw()  # fixes the layout: labels are placed in pixels
+    if front:
+        _name_front(axes, canvas, records, front, budget)
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary)
+
+
+def _draw_axes(axes: Axes, records: Sequence[TrialRecord], budget: int | None) -> None:
+    axes.set_xscale("log")
+    axes.set_xlabel("trainable parameters (log scale)")
+    axes.set_ylabel("top-1 accuracy on validation (%)")
+    axes.grid(visible=True, which="major", color="0.92", linewidth=0.8)
+    axes.set_axisbelow(True)
+    axes.spines[["top", "right"]].set_visible(False)
+    counts = [_count(record) for record in records] + ([budget] if budget else [])
+    low, high = (min(counts), max(counts)) if counts else (1e3, 1e6)
+    if high / low < _MIN_RANGE:
+        low = high / _MIN_RANGE
+    low, high = low / 1.6, high * 1.6
+    axes.set_xlim(low, high)
+    subs = (1.0, 2.0, 5.0) if high / low < 3000 else (1.0,)
+    axes.xaxis.set_major_locator(LogLocator(base=10, subs=subs))
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: count_label(count)))
+    axes.xaxis.set_minor_formatter(NullFormatter())
+    _limit_accuracy(axes, [record.top1 for record in records if record.top1 is not None])
+    if not records:
+        axes.text(
+            0.5, 0.5, "no trial has ended yet", transform=axes.transAxes, ha="center", color="0.4"
+        )
+
+
+def _limit_accuracy(axes: Axes, values: Sequence[float]) -> None:
+    low, high = (min(values), max(values)) if values else (0.0, 100.0)
+    room = high - low
+    if room < _MIN_SPAN:
+        middle = (low + high) / 2
+        low, high, room = middle - _MIN_SPAN / 2, middle + _MIN_SPAN / 2, _MIN_SPAN
+    # Below is room for the trials that have no accuracy, above for the names of the front.
+    axes.set_ylim(max(low - 0.12 * room, -6.0), min(high + 0.22 * room, 106.0))
+    axes.yaxis.set_major_locator(MaxNLocator(nbins=8, steps=[1, 2, 2.5, 5, 10]))
+
+
+def _draw_trials(axes: Axes, records: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> None:
+    on_front = {record.id for record in front}
+    small = 0.5 if len(records) > 300 else 1.0
+    for state, (meaning, area, look) in _LOOKS.items():
+        shown = [r for r in records if r.state is state and r.id not in on_front]
+        if state in {TrialState.COMPLETE, TrialState.STOPPED}:
+            shown = [record for record in shown if record.top1 is not None]
+            heights, transform = [record.top1 or 0.0 for record in shown], axes.transData
+        else:
+            heights, transform = [_RUG_HEIGHT] * len(shown), axes.get_xaxis_transform()
+        if shown:
+            axes.scatter(
+                [_count(record) for record in shown],
+                heights,
+                transform=transform,
+                label=f"{meaning} ({len(shown)})",
+                s=area * small,
+                linewidths=0.8,
+                zorder=2,
+                **look,
+            )
+
+
+def _draw_budget(axes: Axes, budget: int) -> None:
+    axes.axvline(budget, color=_BUDGET, linestyle=(0, (5, 3)), linewidth=1.4, zorder=1)
+    axes.annotate(
+        f"budget {count_label(budget)}",
+        (budget, 0.08),
+        xycoords=("data", "axes fraction"),
+        xytext=(-4, 0),
+        textcoords="offset points",
+        rotation=90,
+        ha="right",
+        va="bottom",
+        fontsize=8,
+        color=_BUDGET,
+    )
+
+
+def _draw_front(axes: Axes, front: Sequence[TrialRecord], budget: int | None) -> None:
+    corners = _steps(front, axes.get_xlim()[1], budget)
+    axes.plot(*zip(*corners, strict=True), color=_FRONT, linewidth=1.6, zorder=3)
+    axes.scatter(
+        [_count(record) for record in front],
+        [record.top1 or 0.0 for record in front],
+        label=f"front ({len(front)})",
+        color=_FRONT,
+        edgecolors="white",
+        linewidths=0.9,
+        s=58,
+        zorder=4,
+    )
+    tested = [record for record in front if record.test_top1 is not None]
+    if tested:
+        axes.scatter(
+            [_count(record) for record in tested],
+            [record.test_top1 or 0.0 for record in tested],
+            label="front on the test split",
+            marker="D",
+            facecolors="white",
+            edgecolors=_FRONT,
+            linewidths=1.1,
+            s=24,
+            zorder=4,
+        )
+
+
+def _steps(
+    front: Sequence[TrialRecord], right_edge: float, budget: int | None
+) -> list[tuple[float, float]]:
+    corners: list[tuple[float, float]] = []
+    for record in front:
+        count, top1 = _count(record), record.top1 or 0.0
+        if corners:
+            corners.append((count, corners[-1][1]))
+        corners.append((count, top1))
+    last_count, last_top1 = corners[-1]
+    corners.append((max(last_count, budget or right_edge), last_top1))
+    return corners
+
+
+def _name_front(
+    axes: Axes,
+    canvas: FigureCanvasAgg,
+    records: Sequence[TrialRecord],
+    front: Sequence[TrialRecord],
+    budget: int | None,
+) -> None:
+    points = [(float(_count(record)), record.top1 or 0.0) for record in front]
+    bend = knee([point[0] for point in points], [point[1] for point in points])
+    order = _most_telling(len(front), bend)
+    texts = []
+    for index in order:
+        mark = "knee: " if index == bend and 0 < bend < len(front) - 1 else ""
+        record = front[index]
+        label = f"{mark}{trial_label(record, brief=True)}"
+        texts.append(f"{label}\n{count_label(record.trainable_params)}, {record.top1:.1f}%")
+    lines = [_steps(front, axes.get_xlim()[1], budget)]
+    if budget:
+        lines.append([(budget, limit) for limit in axes.get_ylim()])
+    lines += [
+        [(_count(record), value)]
+        for record in records
+        for value in (record.top1, record.test_top1)
+        if value is not None
+    ]
+    place_labels(
+        axes,
+        canvas,
+        [points[index] for index in order],
+        texts,
+        keep_clear=lines,
+    )
+
+
+def _most_telling(count: int, bend: int) -> list[int]:
+    """Both ends, the knee, then an even spread between: most important first."""
+    spread = [round(i * (count - 1) / (_MAX_LABELS - 1)) for i in range(_MAX_LABELS)]
+    return list(dict.fromkeys([0, count - 1, bend, *spread]))[:_MAX_LABELS]
+
+
+def _draw_titles(axes: Axes, title: str, subtitle: str) -> None:
+    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=22 if subtitle else 8)
+    if subtitle:
+        axes.annotate(
+            subtitle,
+            (0, 1),
+            xycoords="axes fraction",
+            xytext=(0, 8),
+            textcoords="offset points",
+            fontsize=8.5,
+            color="0.35",
+        )
+
+
+def _count(record: TrialRecord) -> int:
+    return max(record.trainable_params, 1)  # the axis is logarithmic

@@ -1,0 +1,73 @@
+"""Configs and counts in few words, for figures, tables and MLflow's list of runs."""
+
+from collections.abc import Mapping
+
+from vpetl_ray.results.records import Scalar, TrialRecord
+
+_SHORT_FIELDS = {"d_bottle": "d", "scale": "s", "stages": "@", "num_tokens": "n", "rank": "r"}
+_SKIPPED_FIELDS = {"enabled", "train", "activation", "targets"}
+_LONG_FIELDS = {"scale", "stages", "placement"}
+# Placements that are the method's normal one are not worth a word.
+_SKIPPED_VALUES = {"parallel", "all"}
+
+
+def count_label(count: float) -> str:
+    """Three figures at most: 950, 1.2k, 38.9k, 390k, 1.36M."""
+    if abs(count) < 1000:
+        return f"{count:.0f}"
+    for unit, size in (("k", 1e3), ("M", 1e6), ("G", 1e9)):
+        digits = f"{count / size:.3g}"
+        if unit == "G" or float(digits) < 1000:
+            return f"{digits}{unit}"
+    raise AssertionError("the largest unit takes everything")
+
+
+def config_label(config: Mapping[str, Scalar | None], *, brief: bool = False) -> str:
+    """Methods and widths of a config: ``patt kv d8 s0.8 + adapter d16 @1+2``.
+
+    ``brief`` leaves out scales, stages and placements: ``patt kv d8 + adapter d16``.
+
+    Reads paths of the form ``petl.<method>.<field>``. A method without values is off; a config
+    without methods is a ``linear probe``, or ``nothing trained`` if its classifier is frozen too.
+    """
+    methods: dict[str, dict[str, Scalar]] = {}
+    for path, value in config.items():
+        root, _, rest = path.partition(".")
+        method, _, field = rest.partition(".")
+        if root == "petl" and method != "classifier" and field and value is not None:
+            methods.setdefault(method, {})[field] = value
+    parts = [
+        _method_label(method, fields, brief=brief)
+        for method, fields in methods.items()
+        if _is_on(fields)
+    ]
+    if parts:
+        return " + ".join(parts)
+    return "nothing trained" if config.get("petl.classifier.train") is False else "linear probe"
+
+
+def trial_label(record: TrialRecord, *, brief: bool = False) -> str:
+    """Its given name, or else its config."""
+    return record.name or config_label(record.config, brief=brief)
+
+
+def _is_on(fields: Mapping[str, Scalar]) -> bool:
+    return fields.get("enabled") is not False and any(
+        field != "enabled" and value != "" for field, value in fields.items()
+    )
+
+
+def _method_label(method: str, fields: Mapping[str, Scalar], *, brief: bool) -> str:
+    words = [method, str(fields.get("targets", ""))]
+    skipped = _SKIPPED_FIELDS | _LONG_FIELDS if brief else _SKIPPED_FIELDS
+    for field, value in fields.items():
+        if field in skipped or value in _SKIPPED_VALUES:
+            continue
+        words.append(f"{_SHORT_FIELDS.get(field, '')}{_value_label(value)}")
+    return " ".join(word for word in words if word)
+
+
+def _value_label(value: Scalar) -> str:
+    if isinstance(value, float):
+        return f"{value:.2g}"
+    return str(value)

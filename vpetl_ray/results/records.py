@@ -1,0 +1,254 @@
+"""What is known about a trial once it has ended, and the table of all of them.
+
+A record is kept twice: as JSON with the trial in Optuna's storage (the truth, written by the
+driver), and as a row of ``trials.parquet`` (for reading: pandas, DuckDB, a notebook).
+"""
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from enum import StrEnum
+from pathlib import Path
+from typing import Any, Self
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from vpetl_ray.errors import SearchError
+from vpetl_ray.results.atomic import replacing
+
+Scalar = bool | int | float | str
+
+
+class TrialState(StrEnum):
+    """How a trial ended."""
+
+    COMPLETE = "complete"
+    """Trained for all of its epochs: the only state that can be on the front."""
+    STOPPED = "stopped"
+    """Ended early by the scheduler, because cheaper trials were already better."""
+    INFEASIBLE = "infeasible"
+    """Over the budget by its count alone: never trained."""
+    FAILED = "failed"
+    """Could not be trained; `TrialRecord.reason` says why."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class EpochRow:
+    """One epoch of a trial. Values that are not finite are kept as None: not measured."""
+
+    epoch: int
+    """1-based."""
+    top1: float | None = None
+    """Percent of the validation clips, 0..100."""
+    loss: float | None = None
+    train_loss: float | None = None
+    seconds: float = 0.0
+    """Of this epoch alone, validation included."""
+
+    def __post_init__(self) -> None:
+        _drop_non_finite(self, ("top1", "loss", "train_loss"))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrialRecord:
+    """A trial that has ended. Values that are not finite are kept as None: not measured."""
+
+    id: str
+    """As the user reads it everywhere: ``t0007``."""
+    number: int
+    """Its place in the order of asking, from 0."""
+    state: TrialState
+    trainable_params: int
+    top1: float | None = None
+    """Percent on the validation split, 0..100."""
+    loss: float | None = None
+    """On the validation split."""
+    epochs: int = 0
+    """Epochs trained."""
+    seconds: float = 0.0
+    """Spent on training and validation."""
+    group: int | None = None
+    """Worker group that finished it."""
+    config: Mapping[str, Scalar | None] = dataclasses.field(default_factory=dict)
+    """Flat path of the spec -> value; None where the choice does not exist in this config."""
+    curve: tuple[EpochRow, ...] = ()
+    reason: str | None = None
+    """Why it failed, was stopped or is infeasible."""
+    test_top1: float | None = None
+    """Percent on the test split: measured once, at the end, for the front alone."""
+    name: str | None = None
+    """Of a trial that was seeded by name, such as ``linear probe``."""
+
+    def __post_init__(self) -> None:
+        _drop_non_finite(self, ("top1", "loss", "test_top1"))
+        object.__setattr__(self, "state", TrialState(self.state))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Everything, as values that JSON has (no NaN, no tuple)."""
+        curve = [dict(vars(row)) for row in self.curve]
+        return {
+            **vars(self),
+            "state": self.state.value,
+            "config": dict(self.config),
+            "curve": curve,
+        }
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            SearchError: a field is missing or unknown: written by another version.
+        """
+        try:
+            curve = tuple(EpochRow(**row) for row in values.get("curve", ()))
+            return cls(**{**values, "curve": curve})
+        except (TypeError, ValueError) as error:
+            trial = values.get("id", "without an id")
+            raise SearchError(f"the record of trial {trial} cannot be read: {error}") from error
+
+
+def _drop_non_finite(record: object, fields: Sequence[str]) -> None:
+    for field in fields:
+        value = getattr(record, field)
+        if value is not None and not math.isfinite(value):
+            object.__setattr__(record, field, None)
+
+
+_CURVE = pa.list_(
+    pa.struct(
+        [
+            ("epoch", pa.int32()),
+            ("top1", pa.float64()),
+            ("loss", pa.float64()),
+            ("train_loss", pa.float64()),
+            ("seconds", pa.float64()),
+        ]
+    )
+)
+_FIXED_COLUMNS = (
+    ("id", pa.string()),
+    ("number", pa.int64()),
+    ("state", pa.string()),
+    ("trainable_params", pa.int64()),
+    ("top1", pa.float64()),
+    ("epochs", pa.int64()),
+    ("seconds", pa.float64()),
+    ("group", pa.int64()),
+    ("loss", pa.float64()),
+    ("test_top1", pa.float64()),
+    ("name", pa.string()),
+    ("reason", pa.string()),
+)
+_ARROW_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
+# A choice between numbers and words, such as a scale of 0.1 or "learned", is stored as text.
+_MIXED = {b"vpetl_ray": b"mixed"}
+
+Columns = Sequence[str] | Mapping[str, type]
+
+
+def write_trials(path: Path | str, records: Sequence[TrialRecord], columns: Columns) -> None:
+    """Write one row a record, in the given order, atomically.
+
+    Columns: id, number, state, trainable_params, top1, epochs, seconds, group, loss, test_top1,
+    name, reason; then every config value under its own path (``petl.patt.d_bottle``; a path has a
+    dot, so it never meets one of the others); then the curve as a list of structs.
+
+    Args:
+        path: the Parquet file; its folder exists.
+        records: any number of them, none included.
+        columns: every path of the space, with its type (bool, int, float, str) where known: the
+            schema then is the same before the first trial and after the last. Of a path without a
+            type the values decide. Paths met in a record alone are added at the end.
+
+    Raises:
+        SearchError: the file cannot be written.
+    """
+    fields = [pa.field(name, kind) for name, kind in _FIXED_COLUMNS]
+    arrays = [
+        pa.array([_fixed_value(record, name) for record in records], kind)
+        for name, kind in _FIXED_COLUMNS
+    ]
+    for column, declared in _config_columns(records, columns).items():
+        values = [record.config.get(column) for record in records]
+        field = _config_field(column, values, declared)
+        fields.append(field)
+        arrays.append(pa.array([_stored(value, field) for value in values], field.type))
+    # vars: dataclasses.asdict copies deeply and took most of the time of a table of 2000 trials.
+    curves = [[vars(row) for row in record.curve] for record in records]
+    fields.append(pa.field("curve", _CURVE))
+    arrays.append(pa.array(curves, _CURVE))
+    table = pa.Table.from_arrays(arrays, schema=pa.schema(fields))
+    with replacing(Path(path)) as temporary:
+        pq.write_table(table, temporary)
+
+
+def read_trials(path: Path | str) -> list[TrialRecord]:
+    """Read what `write_trials` wrote: the same records, every config path present in each.
+
+    Raises:
+        SearchError: no such file, or not a table of trials.
+    """
+    try:
+        table = pq.read_table(Path(path))
+    except (OSError, pa.ArrowInvalid) as error:
+        raise SearchError(f"{path}: cannot be read as a table of trials: {error}") from error
+    fixed = [name for name, _ in _FIXED_COLUMNS]
+    missing = sorted({*fixed, "curve"} - set(table.column_names))
+    if missing:
+        raise SearchError(f"{path}: not a table of trials, it has no column {', '.join(missing)}")
+    config_fields = [field for field in table.schema if field.name not in {*fixed, "curve"}]
+    records = []
+    for row in table.to_pylist():
+        config = {field.name: _loaded(row[field.name], field) for field in config_fields}
+        values = {name: row[name] for name in fixed}
+        records.append(
+            TrialRecord.from_dict({**values, "config": config, "curve": row["curve"] or ()})
+        )
+    return records
+
+
+def _fixed_value(record: TrialRecord, name: str) -> Scalar | None:
+    value: Scalar | None = getattr(record, name)
+    return str(value) if name == "state" else value
+
+
+def _config_columns(records: Sequence[TrialRecord], columns: Columns) -> dict[str, type | None]:
+    declared: dict[str, type | None] = (
+        dict(columns) if isinstance(columns, Mapping) else dict.fromkeys(columns)
+    )
+    for record in records:
+        for path in record.config:
+            declared.setdefault(path, None)
+    return declared
+
+
+def _config_field(name: str, values: Sequence[Scalar | None], declared: type | None) -> pa.Field:
+    kinds = {type(value) for value in values if value is not None}
+    if declared is not None:
+        kinds.add(declared)
+    if kinds == {int, float}:
+        kinds = {float}
+    if len(kinds) == 1:
+        return pa.field(name, _ARROW_TYPES.get(kinds.pop(), pa.string()))
+    return pa.field(name, pa.string(), metadata=_MIXED if kinds else None)
+
+
+def _stored(value: Scalar | None, field: pa.Field) -> Scalar | None:
+    if value is None or field.type != pa.string() or isinstance(value, str):
+        return value
+    return repr(value)
+
+
+def _loaded(value: Scalar | None, field: pa.Field) -> Scalar | None:
+    if not isinstance(value, str) or (field.metadata or {}).get(b"vpetl_ray") != b"mixed":
+        return value
+    if value in {"True", "False"}:
+        return value == "True"
+    for kind in (int, float):
+        try:
+            return kind(value)
+        except ValueError:
+            continue
+    return value
