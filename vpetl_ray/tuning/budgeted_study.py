@@ -143,6 +143,10 @@ class BudgetedStudy:
         """The proposal's config as a flat row, one entry a column of `trials.parquet`."""
         return self._space.config_columns(proposal.config.values)
 
+    def config_of(self, number: int) -> TrialConfig:
+        """The config of a trial that was handed out, by its number."""
+        return self._config_from(self._study.get_trials(deepcopy=False)[number])
+
     def set_test_top1(self, number: int, test_top1: float) -> TrialRecord:
         """Keep the test accuracy of a finished trial; Optuna has closed the trial itself."""
         self._study.set_user_attr(f"{_TEST_TOP1}{number}", test_top1)
@@ -264,7 +268,9 @@ class BudgetedStudy:
         )
 
     def _remember_key(self, trial: FrozenTrial) -> TrialConfig:
-        values = self._space.from_json(json.loads(trial.user_attrs[_VALUES]))
-        config = self._space.build(values)
+        config = self._config_from(trial)
         self._numbers_by_key[config.key] = trial.number
         return config
+
+    def _config_from(self, trial: FrozenTrial) -> TrialConfig:
+        return self._space.build(self._space.from_json(json.loads(trial.user_attrs[_VALUES])))

@@ -1,0 +1,193 @@
+"""What a search shows while it runs: a calm live table in a terminal, plain lines in a log."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from types import TracebackType
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+from rich.text import Text
+
+from vpetl_ray.results.front import front_of
+from vpetl_ray.results.labels import trial_label
+from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
+
+MAX_FRONT_ROWS = 8
+"""The front is cut to this many rows while the search runs, so that the table keeps its height."""
+SECONDS_PER_PLAIN_LINE = 10.0
+"""Without a terminal: the least time between two lines that only say how far the search is."""
+
+
+def front_table(front: Sequence[TrialRecord], *, title: str | None = None) -> Table:
+    """The front, cheapest first: trial, config, parameters, validation and test accuracy."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial")
+    table.add_column("config", overflow="fold", max_width=36)
+    table.add_column("parameters", justify="right")
+    table.add_column("top-1 %", justify="right")
+    has_test = any(record.test_top1 is not None for record in front)
+    if has_test:
+        table.add_column("test %", justify="right")
+    table.add_column("seconds", justify="right")
+    for record in front:
+        cells = [record.id, trial_label(record), f"{record.trainable_params:,}"]
+        cells.append(_percent(record.top1))
+        if has_test:
+            cells.append(_percent(record.test_top1))
+        table.add_row(*cells, f"{record.seconds:.1f}")
+    return table
+
+
+def _percent(value: float | None) -> str:
+    return "-" if value is None else f"{value:.1f}"
+
+
+def clock_label(seconds: float) -> str:
+    """`3:07` or `2:03:07`."""
+    minutes, rest = divmod(round(max(0.0, seconds)), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
+
+
+class SearchDisplay:
+    """Watches a search (see `tuning.searcher.SearchObserver`) and shows where it is.
+
+    Args:
+        console: where to write; a terminal gets a live table, anything else plain lines.
+        name: of the search.
+        num_trials: trials it will train.
+        num_groups: worker groups that train them.
+        records: of an earlier run that is continued.
+        clock: seconds that never go back.
+    """
+
+    def __init__(
+        self,
+        console: Console,
+        *,
+        name: str,
+        num_trials: int,
+        num_groups: int,
+        records: Sequence[TrialRecord] = (),
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._console = console
+        self._name = name
+        self._num_trials = num_trials
+        self._num_groups = num_groups
+        self._records = list(records)
+        self._num_before = self._num_trained()
+        self._clock = clock
+        self._started_at = clock()
+        self._first_start: float | None = None
+        self._last_line = 0.0
+        self._stage = "starting"
+        self._running: dict[str, EpochRow | None] = {}
+        self._live = (
+            Live(get_renderable=self._render, console=console, refresh_per_second=2)
+            if console.is_terminal
+            else None
+        )
+
+    def __enter__(self) -> SearchDisplay:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        if self._live:
+            self._live.stop()
+
+    def stage(self, text: str) -> None:
+        """Say what is being waited for while no trial runs."""
+        self._stage = text
+        if not self._live:
+            self._console.print(f"{self._name}: {text}", highlight=False)
+
+    def on_start(self, trial_id: str, trainable_params: int, name: str | None) -> None:
+        """See `SearchObserver.on_start`."""
+        if self._first_start is None:
+            self._first_start = self._clock()
+        self._running[trial_id] = None
+
+    def on_epoch(self, trial_id: str, row: EpochRow) -> None:
+        """See `SearchObserver.on_epoch`."""
+        self._running[trial_id] = row
+
+    def on_record(self, record: TrialRecord) -> None:
+        """See `SearchObserver.on_record`."""
+        self._running.pop(record.id, None)
+        self._records.append(record)
+        if self._live is None:
+            self._print_line(record)
+
+    def _print_line(self, record: TrialRecord) -> None:
+        is_trained = record.state is not TrialState.INFEASIBLE
+        if not is_trained and self._clock() - self._last_line < SECONDS_PER_PLAIN_LINE:
+            return
+        self._last_line = self._clock()
+        result = f"top-1 {_percent(record.top1)} %" if record.top1 is not None else record.reason
+        self._console.print(
+            f"[{self._num_trained()}/{self._num_trials}] {record.id} {record.state.value}: "
+            f"{trial_label(record)}, {record.trainable_params:,} parameters, {result}",
+            markup=False,
+            highlight=False,
+            soft_wrap=True,
+        )
+
+    def _num_trained(self) -> int:
+        return sum(record.state is not TrialState.INFEASIBLE for record in self._records)
+
+    def _render(self) -> RenderableType:
+        front = front_of(self._records)
+        parts: list[RenderableType] = [self._headline(), self._bar(), self._states()]
+        if front:
+            shown = front[-MAX_FRONT_ROWS:]
+            hidden = len(front) - len(shown)
+            title = "front so far" + (f" ({hidden} cheaper ones not shown)" if hidden else "")
+            parts += [Text(), front_table(shown, title=title)]
+        return Group(*parts)
+
+    def _headline(self) -> Text:
+        text = Text(self._name, style="bold")
+        elapsed = clock_label(self._clock() - self._started_at)
+        text.append(f"  {elapsed} elapsed", style="not bold")
+        if self._first_start is None:
+            text.append(f"  {self._stage}", style="italic not bold")
+            return text
+        pace = self._trials_per_minute()
+        if pace:
+            left = (self._num_trials - self._num_trained()) / pace * 60.0
+            text.append(f", about {clock_label(left)} left, {pace:.1f} trials/min", "not bold")
+        return text
+
+    def _trials_per_minute(self) -> float | None:
+        done = self._num_trained() - self._num_before
+        if not done or self._first_start is None:
+            return None
+        return done / max(1e-9, self._clock() - self._first_start) * 60.0
+
+    def _bar(self) -> RenderableType:
+        row = Table.grid(padding=(0, 1))
+        bar = ProgressBar(total=self._num_trials, completed=self._num_trained(), width=40)
+        row.add_row(bar, f"{self._num_trained()} of {self._num_trials} trials")
+        return row
+
+    def _states(self) -> Text:
+        counts = Counter(record.state.value for record in self._records)
+        words = [f"{len(self._running)} running in {self._num_groups} groups"]
+        words += [f"{counts[state.value]} {state.value}" for state in TrialState]
+        best = max((r.top1 for r in front_of(self._records) if r.top1 is not None), default=None)
+        if best is not None:
+            words.append(f"best {best:.1f} %")
+        return Text(", ".join(words))

@@ -1,0 +1,212 @@
+"""One search from its plan to its records: worker groups, dispatcher, study, Tune.
+
+Everything that outlives a trial is started here once and ended here, however the search ends.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import tempfile
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import ray
+from ray import tune
+from ray.actor import ActorHandle
+
+from vpetl_ray.errors import SearchError
+from vpetl_ray.results.front import front_of
+from vpetl_ray.results.records import TrialRecord
+from vpetl_ray.tuning.budgeted_study import BudgetedStudy
+from vpetl_ray.tuning.messages import DispatchStats, Outcome, OutcomeState, make_task
+from vpetl_ray.tuning.searcher import ParetoSearcher, SearchObserver
+from vpetl_ray.tuning.trainable import TrialTrainable
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchOutcome:
+    """How a search ended."""
+
+    front: tuple[TrialRecord, ...]
+    """With test accuracies, cheapest first."""
+    is_interrupted: bool
+    is_exhausted: bool
+    """The space had nothing new within the budget before all trials were used."""
+    dispatch: DispatchStats
+
+
+class Interruption:
+    """Turns the first Ctrl-C into an orderly end; the second is an ordinary KeyboardInterrupt."""
+
+    def __init__(self, on_interrupt: Callable[[], None]) -> None:
+        self._on_interrupt = on_interrupt
+        self.happened = threading.Event()
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Listen to SIGINT and SIGTERM within the block, if this is the main thread."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.happened.is_set():
+            raise KeyboardInterrupt
+        self.happened.set()
+        # Not here: a signal handler that calls into Ray can meet Ray's own locks.
+        threading.Thread(target=self._on_interrupt, daemon=True).start()
+
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class _StopWhen(tune.Stopper):  # type: ignore[misc]
+    """Ends Tune's loop once `event` is set, trials and all."""
+
+    def __init__(self, event: threading.Event) -> None:
+        self._event = event
+
+    def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
+        return False
+
+    def stop_all(self) -> bool:
+        return self._event.is_set()
+
+
+def run_trials(
+    study: BudgetedStudy,
+    dispatcher: ActorHandle,
+    *,
+    num_trials: int,
+    num_concurrent: int,
+    max_minutes: float | None,
+    observers: Sequence[SearchObserver],
+    keep_tensors: Callable[[TrialRecord, bytes], None],
+) -> tuple[bool, bool]:
+    """Let Tune run the search on groups that are already started.
+
+    Returns:
+        Whether it was interrupted, and whether the space was exhausted.
+    """
+    searcher = ParetoSearcher(
+        study,
+        dispatcher,
+        num_trials=num_trials,
+        deadline=None if max_minutes is None else time.monotonic() + 60.0 * max_minutes,
+        observers=observers,
+        keep_tensors=keep_tensors,
+    )
+
+    def stop() -> None:
+        searcher.interrupt()
+        ray.get(dispatcher.close.remote())
+
+    interruption = Interruption(stop)
+    with tempfile.TemporaryDirectory(prefix="vpetl_tune_") as scratch, interruption.listening():
+        _tuner(
+            searcher, dispatcher, num_trials, num_concurrent, scratch, interruption.happened
+        ).fit()
+    return interruption.happened.is_set(), searcher.is_exhausted
+
+
+def _tuner(
+    searcher: ParetoSearcher,
+    dispatcher: ActorHandle,
+    num_trials: int,
+    num_concurrent: int,
+    scratch: str,
+    stop: threading.Event,
+) -> tune.Tuner:
+    trainable = tune.with_parameters(TrialTrainable, dispatcher=dispatcher)
+    # Trials compute nothing: asking for a CPU, they would take it from the groups that do.
+    near_driver = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+    return tune.Tuner(
+        tune.with_resources(trainable, near_driver),
+        tune_config=tune.TuneConfig(
+            search_alg=searcher,
+            num_samples=num_trials,
+            max_concurrent_trials=num_concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="search",
+            storage_path=scratch,
+            verbose=0,
+            stop=_StopWhen(stop),
+            callbacks=[],
+        ),
+    )
+
+
+@contextmanager
+def quiet_tune() -> Iterator[None]:
+    """Without Tune's own log files, tables and snapshots: the study is the truth."""
+    settings = {
+        "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+        "TUNE_DISABLE_SIGINT_HANDLER": "1",
+        "TUNE_GLOBAL_CHECKPOINT_S": "100000",
+        "TUNE_MAX_PENDING_TRIALS_PG": "1",
+        "RAY_AIR_NEW_OUTPUT": "0",
+    }
+    before = {name: os.environ.get(name) for name in settings}
+    level = logging.getLogger("ray.tune").level
+    os.environ.update(settings)
+    logging.getLogger("ray.tune").setLevel(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.getLogger("ray.tune").setLevel(level)
+        for name, value in before.items():
+            if value is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = value
+
+
+def measure_test(
+    study: BudgetedStudy,
+    dispatcher: ActorHandle,
+    read_tensors: Callable[[TrialRecord], bytes],
+    *,
+    on_record: Callable[[TrialRecord], None],
+) -> None:
+    """Measure each front member that has no test accuracy yet on the test split, once.
+
+    Raises:
+        SearchError: a group could not evaluate a member.
+    """
+    members = [record for record in front_of(study.records) if record.test_top1 is None]
+    tasks = {record.number: f"{record.id}.test" for record in members}
+    for record in members:
+        config = study.config_of(record.number)
+        task = make_task(
+            tasks[record.number], config, kind="evaluate", start_state=read_tensors(record)
+        )
+        ray.get(dispatcher.submit.remote(task))
+    for number, task_id in tasks.items():
+        messages: list[Any] = []
+        while not messages or not isinstance(messages[-1], Outcome):
+            messages += ray.get(dispatcher.next_results.remote(task_id))
+        outcome = messages[-1]
+        if outcome.state is not OutcomeState.DONE:
+            raise SearchError(f"{task_id} could not be measured: {outcome.reason}")
+        on_record(study.set_test_top1(number, float(messages[0].metrics["top1"])))
