@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from difflib import get_close_matches
 from math import prod
+from typing import Any
 
 from vpetl_ray.errors import VpetlError
 
@@ -71,6 +72,21 @@ class SwinArch:
     def relative_positions(self) -> int:
         """Rows of one block's relative-position table: every offset inside a window."""
         return prod(2 * size - 1 for size in self.window_size)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "SwinArch":
+        """Rebuild what `dataclasses.asdict` gave, also after a way through JSON."""
+        pt, ph, pw = (int(size) for size in fields["patch_size"])
+        wt, wh, ww = (int(size) for size in fields["window_size"])
+        return cls(
+            name=str(fields["name"]),
+            embed_dim=int(fields["embed_dim"]),
+            depths=tuple(int(depth) for depth in fields["depths"]),
+            num_heads=tuple(int(heads) for heads in fields["num_heads"]),
+            patch_size=(pt, ph, pw),
+            window_size=(wt, wh, ww),
+            mlp_ratio=float(fields["mlp_ratio"]),
+        )
 
     def blocks(self) -> tuple[BlockSite, ...]:
         """Every block, in order of depth."""

@@ -1,0 +1,171 @@
+"""From the key names and shapes in which Swin weights are published to those of `VideoSwin`.
+
+Known: Video Swin's own files (keys `backbone.`, `cls_head.fc_cls`), torchvision's `swin3d_*`,
+2D Swin as trained on ImageNet (inflated), and what `save_backbone` writes.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import isqrt, prod
+
+import torch
+from torch import Tensor
+from torch.nn.functional import interpolate
+
+from vpetl_ray.models.arch import ARCHS, SwinArch
+
+OURS, PUBLISHED, TORCHVISION, IMAGE = "vpetl_ray", "Video Swin", "torchvision swin3d", "2D Swin"
+
+_PATCH = "patch_embed.proj.weight"
+_TABLE = "relative_position_bias_table"
+_DERIVED = ("relative_position_index", "attn_mask")
+"""Buffers that follow from the architecture."""
+
+Window = tuple[int, int, int]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Family:
+    """What the shapes of a set of weights tell about the network they belong to."""
+
+    embed_dim: int
+    depths: tuple[int, ...]
+    num_heads: tuple[int, ...]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The known architectures that fit; several when they differ by their window alone."""
+        return tuple(name for name, arch in ARCHS.items() if family_of_arch(arch) == self)
+
+    @property
+    def numbers(self) -> str:
+        """The numbers, for a message."""
+        depths, heads = (",".join(map(str, sizes)) for sizes in (self.depths, self.num_heads))
+        return f"embed_dim {self.embed_dim}, depths {depths}, heads {heads}"
+
+    def __str__(self) -> str:
+        return f"{self.names[0] if self.names else 'an unknown Swin'} ({self.numbers})"
+
+
+def family_of_arch(arch: SwinArch) -> Family:
+    """Give the numbers of `arch` that weights can be recognised by."""
+    return Family(embed_dim=arch.embed_dim, depths=arch.depths, num_heads=arch.num_heads)
+
+
+def family_of_weights(tensors: Mapping[str, Tensor]) -> Family | None:
+    """Recognise the network that canonical `tensors` belong to; None if they are no Swin."""
+    heads: dict[tuple[int, int], int] = {}
+    for key, tensor in tensors.items():
+        found = re.fullmatch(rf"layers\.(\d+)\.blocks\.(\d+)\.attn\.{_TABLE}", key)
+        if found and tensor.dim() == 2:
+            heads[int(found[1]), int(found[2])] = tensor.shape[1]
+    stages = sorted({stage for stage, _ in heads})
+    if _PATCH not in tensors or not stages:
+        return None
+    return Family(
+        embed_dim=tensors[_PATCH].shape[0],
+        depths=tuple(sum(stage == s for s, _ in heads) for stage in stages),
+        num_heads=tuple(next(h for (s, _), h in heads.items() if s == stage) for stage in stages),
+    )
+
+
+def known_arch(tensors: Mapping[str, Tensor]) -> SwinArch | None:
+    """Tell which known architecture canonical `tensors` are; the window decides between equals."""
+    family = family_of_weights(tensors)
+    fitting = [ARCHS[name] for name in family.names] if family else []
+    rows = [tensor.shape[0] for key, tensor in tensors.items() if key.endswith(_TABLE)]
+    same_window = [arch for arch in fitting if arch.relative_positions in rows]
+    return next(iter(same_window or fitting), None)
+
+
+def canonical(
+    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+) -> tuple[str, dict[str, Tensor]]:
+    """Tell the format and give the tensors `VideoSwin`'s names, without derived buffers."""
+    kept = {
+        key.removeprefix("module."): tensor
+        for key, tensor in tensors.items()
+        if not key.endswith(_DERIVED)
+    }
+    if any(key.startswith("features.") for key in kept):
+        return TORCHVISION, {_from_torchvision(key): tensor for key, tensor in kept.items()}
+    named = {_from_published(key): tensor for key, tensor in kept.items()}
+    if _PATCH in named and named[_PATCH].dim() == 4:
+        return IMAGE, named
+    return (OURS if metadata.get("format") == OURS else PUBLISHED), named
+
+
+def _from_published(key: str) -> str:
+    return re.sub(r"^cls_head\.fc_cls\.", "head.", key.removeprefix("backbone."))
+
+
+def _from_torchvision(key: str) -> str:
+    """`features.0` and every even number are stages, odd ones the merging between them."""
+    found = re.fullmatch(r"features\.(\d+)\.(.+)", key)
+    if not found:
+        return key
+    number, rest = int(found[1]), found[2]
+    if number % 2:
+        return f"layers.{number // 2}.downsample.{rest}"
+    rest = rest.replace(".mlp.0.", ".mlp.fc1.").replace(".mlp.3.", ".mlp.fc2.")
+    return f"layers.{number // 2}.blocks.{rest}"
+
+
+def inflate(tensors: Mapping[str, Tensor], arch: SwinArch) -> dict[str, Tensor]:
+    """Make 2D Swin weights those of a Video Swin that sees a still video as the image.
+
+    The patch kernel is repeated over time and divided by the temporal patch; each position table
+    is resized to the spatial window (bicubic) and repeated for every temporal offset.
+    Video Swin, section 3.3 "Initialization from pre-trained model".
+    """
+    out = dict(tensors)
+    if _PATCH in out:
+        frames = arch.patch_size[0]
+        out[_PATCH] = out[_PATCH].float()[:, :, None].repeat(1, 1, frames, 1, 1) / frames
+    for key in [key for key in out if key.endswith(_TABLE) and out[key].dim() == 2]:
+        side = (isqrt(out[key].shape[0]) + 1) // 2
+        if (2 * side - 1) ** 2 == out[key].shape[0]:
+            out[key] = resize_table(out[key], (1, side, side), arch.window_size)
+    return out
+
+
+def fit_window(
+    tensors: Mapping[str, Tensor], arch: SwinArch
+) -> tuple[dict[str, Tensor], Window | None]:
+    """Fit position tables of another window to `arch`'s, and tell which window that was."""
+    out, source = dict(tensors), None
+    for key in [key for key in out if key.endswith(_TABLE) and out[key].dim() == 2]:
+        window = _window_of_table(out[key].shape[0], arch)
+        if window and window != arch.window_size:
+            out[key], source = resize_table(out[key], window, arch.window_size), window
+    return out, source
+
+
+def _window_of_table(rows: int, arch: SwinArch) -> Window | None:
+    """Tell the window from a table's number of rows: a known one, or `arch`'s at another length."""
+    for window in (arch.window_size, *(other.window_size for other in ARCHS.values())):
+        if prod(2 * size - 1 for size in window) == rows:
+            return window
+    _, h, w = arch.window_size
+    lengths, rest = divmod(rows, (2 * h - 1) * (2 * w - 1))
+    return ((lengths + 1) // 2, h, w) if rest == 0 and lengths % 2 else None
+
+
+def resize_table(table: Tensor, source: Window, target: Window) -> Tensor:
+    """Fit a position table (rows, heads) to another window.
+
+    Space is resized (bicubic), as Swin does. Time keeps its meaning, so many tokens apart: a
+    shorter window takes the middle of the table, which changes nothing for clips that fit in it;
+    a longer one repeats the outermost offsets.
+    """
+    if source == target:
+        return table
+    (t, h, w), (to_t, to_h, to_w) = (
+        tuple(2 * size - 1 for size in window) for window in (source, target)
+    )
+    grid_TMHW = table.float().view(t, h, w, -1).permute(0, 3, 1, 2)
+    if (h, w) != (to_h, to_w):
+        grid_TMHW = interpolate(grid_TMHW, size=(to_h, to_w), mode="bicubic", align_corners=False)
+    offsets = torch.arange(to_t) - to_t // 2 + t // 2
+    return grid_TMHW[offsets.clamp(0, t - 1)].permute(0, 2, 3, 1).flatten(0, 2)
