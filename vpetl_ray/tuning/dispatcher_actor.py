@@ -35,6 +35,7 @@ class DispatcherActor:
         self._dispatcher = Dispatcher()
         self._changed = asyncio.Event()
         self._breakdowns: dict[int, str] = {}
+        self._workers: dict[tuple[int, int], Any] = {}
 
     # ---- the search's side ------------------------------------------------------------------
 
@@ -96,6 +97,10 @@ class DispatcherActor:
         """Say by group why it could not be set up; such a group has ended for good."""
         return dict(self._breakdowns)
 
+    async def workers(self) -> list[Any]:
+        """Give the actor handles of the groups' workers, dead ones included."""
+        return list(self._workers.values())
+
     # ---- the groups' side -------------------------------------------------------------------
 
     async def open_group(self, group: int, world_size: int) -> int:
@@ -147,6 +152,10 @@ class DispatcherActor:
         """See `Dispatcher.failed`."""
         self._dispatcher.failed(lease, rank, reason, is_clean=is_clean)
         self._wake()
+
+    async def register_worker(self, group: int, rank: int, worker: Any) -> None:
+        """Note the actor handle of a group's present worker, for `workers`."""
+        self._workers[group, rank] = worker
 
     async def broken(self, group: int, reason: str) -> None:
         """Note that a group could not be set up, for `breakdowns`."""

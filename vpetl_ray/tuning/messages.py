@@ -8,7 +8,10 @@ import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
+
+DispatcherHandle: TypeAlias = Any
+"""The handle of a running `DispatcherActor`, whose methods Ray adds `.remote` to."""
 
 TaskKind = Literal["train", "evaluate"]
 

@@ -1,0 +1,130 @@
+"""The Ray cluster a search runs on, and how many worker groups fit into it."""
+
+from __future__ import annotations
+
+import logging
+import math
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import ray
+
+from vpetl_ray.errors import SearchError
+
+
+@dataclass(frozen=True, kw_only=True)
+class GroupPlan:
+    """So many groups of so many workers of such a size."""
+
+    num_groups: int
+    workers_per_group: int
+    cpus_per_worker: float
+    gpus_per_worker: float
+    sentence: str
+    """For the user: what was planned, and what did not fit."""
+
+
+def plan_groups(
+    nodes: Sequence[Mapping[str, float]],
+    *,
+    num_groups: int | None,
+    workers_per_group: int,
+    cpus_per_worker: float,
+    gpus_per_worker: float | None,
+) -> GroupPlan:
+    """Plan the groups that fit now.
+
+    Args:
+        nodes: the `CPU` and `GPU` of each node, as `free_nodes` gives them.
+        num_groups: how many are wanted; None for as many as fit.
+        workers_per_group: a group's workers may be on different nodes.
+        cpus_per_worker: at least 1 in practice; also its number of torch threads.
+        gpus_per_worker: None for one if the cluster has GPUs, else none.
+
+    Raises:
+        SearchError: not even one group fits.
+    """
+    if gpus_per_worker is None:
+        gpus_per_worker = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
+    slots = sum(_num_workers_on(node, cpus_per_worker, gpus_per_worker) for node in nodes)
+    fitting = slots // workers_per_group
+    size = _describe(workers_per_group, cpus_per_worker, gpus_per_worker)
+    if fitting == 0:
+        raise SearchError(
+            f"resources: not one worker group of {size} fits: the cluster has {_total(nodes)}, "
+            f"which is room for {slots} of {workers_per_group} workers"
+        )
+    planned = fitting if num_groups is None else min(num_groups, fitting)
+    sentence = f"{planned} worker {'group' if planned == 1 else 'groups'} of {size}"
+    if num_groups is not None and planned < num_groups:
+        sentence += f" ({num_groups} were asked for; {_total(nodes)} has no room for more)"
+    return GroupPlan(
+        num_groups=planned,
+        workers_per_group=workers_per_group,
+        cpus_per_worker=cpus_per_worker,
+        gpus_per_worker=gpus_per_worker,
+        sentence=sentence,
+    )
+
+
+def free_nodes() -> list[dict[str, float]]:
+    """The resources of each living node, scaled down by what others hold in the cluster."""
+    cluster: Any = ray  # these three have no types
+    total, free = cluster.cluster_resources(), cluster.available_resources()
+    nodes = [node["Resources"] for node in cluster.nodes() if node["Alive"]]
+    shares = {name: free.get(name, 0.0) / total[name] for name in ("CPU", "GPU") if name in total}
+    if len(nodes) == 1:
+        return [{name: free.get(name, 0.0) for name in shares}]
+    return [{name: node.get(name, 0.0) * share for name, share in shares.items()} for node in nodes]
+
+
+@contextmanager
+def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> Iterator[None]:
+    """Connect to a cluster, or start a private one on this machine, for the length of the block.
+
+    Args:
+        address: of a running cluster, or `auto`. None takes `RAY_ADDRESS`, which is set inside a
+            submitted job, and without it starts a private one.
+        num_cpus: of the private one; None for all of this machine's.
+
+    Raises:
+        SearchError: the cluster can't be reached, or Ray doesn't start.
+    """
+    address = address or os.environ.get("RAY_ADDRESS") or "local"
+    settings: dict[str, Any] = {"address": address}
+    if address == "local":
+        # `address='local'` never attaches to a cluster that another process left running.
+        settings |= {"num_cpus": num_cpus, "include_dashboard": False}
+    if os.environ.get("PYTHONDONTWRITEBYTECODE"):
+        # Without bytecode, every worker compiles torch and Ray again: 10 s more for each.
+        settings["runtime_env"] = {"env_vars": {"PYTHONDONTWRITEBYTECODE": ""}}
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    try:
+        ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
+    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        where = "on this machine" if address == "local" else f"at {address}"
+        raise SearchError(f"no Ray cluster {where}: {error}") from error
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def _num_workers_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+    limits = [node.get(name, 0.0) / size for name, size in (("CPU", cpus), ("GPU", gpus)) if size]
+    return math.floor(min(limits, default=0.0) + 1e-6)
+
+
+def _describe(workers: int, cpus: float, gpus: float) -> str:
+    parts = f"{cpus:g} CPU" + (f" and {gpus:g} GPU" if gpus else "")
+    return f"{workers} {'worker' if workers == 1 else 'workers'} with {parts} each"
+
+
+def _total(nodes: Sequence[Mapping[str, float]]) -> str:
+    cpus, gpus = (sum(node.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
+    where = "1 node" if len(nodes) == 1 else f"{len(nodes)} nodes"
+    return f"{cpus:g} CPU and {gpus:g} GPU free on {where}"

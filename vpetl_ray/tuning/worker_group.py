@@ -1,0 +1,191 @@
+"""Warm worker groups: Ray Train runs that stay alive and take one trial after another.
+
+Starting a `TorchTrainer` takes tens of seconds, starting a trial in a running one milliseconds.
+Each group is one `TorchTrainer.fit()` in a thread of the driver. A group whose processes die is
+restarted by Ray Train for as long as the search lasts; what that costs a trial is counted by the
+dispatcher, which is also the only thing that trials ever wait for.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import tempfile
+import threading
+import time
+from importlib import import_module
+from typing import Any
+
+import ray
+
+from vpetl_ray.tuning.cluster import GroupPlan
+from vpetl_ray.tuning.group_worker import GroupConfig, LossCallback, serve_group
+from vpetl_ray.tuning.messages import DispatcherHandle
+from vpetl_ray.tuning.trial_protocol import GroupSetup
+
+logger = logging.getLogger(__name__)
+
+CLOSE_SECONDS = 10.0
+"""How long a group may take to end its epoch and return before its workers are killed."""
+
+KILL_SECONDS = 30.0
+"""How long Ray Train may take to notice that and return."""
+
+_TRAIN_SETTINGS = {
+    # How often a controller looks after its workers: also the time in which an end is noticed.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Each of these is an actor or a thread per group that nothing here reads.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    # Trials run where the search was started, so that relative paths mean the same.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+
+class WorkerGroups:
+    """The groups of one search; made by `start_groups`, ended by `close`."""
+
+    def __init__(self, setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandle) -> None:
+        self.plan = plan
+        self._dispatcher = dispatcher
+        self._storage = tempfile.mkdtemp(prefix="vpetl_groups_")
+        self._environment = {name: os.environ.get(name) for name in _TRAIN_SETTINGS}
+        for name, value in _TRAIN_SETTINGS.items():
+            os.environ.setdefault(name, value)
+        self._shared = ray.put(setup.shared)
+        self._setup = dataclasses.replace(setup, shared=None)
+        self._lock = threading.Lock()
+        self._errors: dict[int, str] = {}
+        self._num_running = plan.num_groups
+        self._is_closing = False
+        self._threads = [
+            threading.Thread(target=self._run, args=(group,), name=f"group{group}", daemon=True)
+            for group in range(plan.num_groups)
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    @property
+    def num_running(self) -> int:
+        """Groups that have not ended; one that is starting or restarting counts."""
+        return self._num_running
+
+    def wait_until_ready(self, num_groups: int = 1, *, timeout: float = 600.0) -> bool:
+        """Wait until so many groups can take a trial.
+
+        Returns:
+            False if all groups have ended, or `timeout` seconds have passed, before that.
+        """
+        deadline = time.monotonic() + timeout
+        while self._num_running and time.monotonic() < deadline:
+            if ray.get(self._dispatcher.stats.remote()).groups >= num_groups:
+                return True
+            time.sleep(0.1)
+        return False
+
+    def close(self) -> None:
+        """End all groups and wait until nothing of them is left.
+
+        Trials that run are cancelled after their epoch; a group that takes longer than
+        `CLOSE_SECONDS` for that is killed. May be called again.
+        """
+        self._is_closing = True
+        try:
+            ray.get(self._dispatcher.close.remote())
+            if not self._join(CLOSE_SECONDS):
+                self._kill_workers()
+                if not self._join(KILL_SECONDS):
+                    logger.warning("%d worker groups did not end in time", self._num_running)
+        finally:
+            shutil.rmtree(self._storage, ignore_errors=True)
+            for name, value in self._environment.items():
+                if value is None:
+                    os.environ.pop(name, None)
+
+    def _run(self, group: int) -> None:
+        try:
+            self._make_trainer(group).fit()
+        except Exception as error:
+            if not self._is_closing:
+                logger.debug("worker group %d ended", group, exc_info=True)
+            self._errors[group] = f"{type(error).__name__}: {error}"
+        finally:
+            with self._lock:
+                self._num_running -= 1
+                is_last = self._num_running == 0
+            if not self._is_closing:
+                self._note_end(group, is_last)
+
+    def _note_end(self, group: int, is_last: bool) -> None:
+        try:
+            ray.get(self._dispatcher.remove_group.remote(group))
+            if is_last:
+                causes = self._errors | ray.get(self._dispatcher.breakdowns.remote())
+                cause = next(iter(causes.values()), "its processes ended")
+                ray.get(self._dispatcher.abort.remote(f"no worker group is left: {cause}"))
+        except ray.exceptions.RayError:
+            logger.debug("the dispatcher was gone before group %d", group, exc_info=True)
+
+    def _make_trainer(self, group: int) -> Any:
+        train, train_torch = import_module("ray.train"), import_module("ray.train.torch")
+        plan = self.plan
+        backend = "nccl" if plan.gpus_per_worker else "gloo"
+        resources = {"CPU": float(plan.cpus_per_worker)}
+        if plan.gpus_per_worker:
+            resources["GPU"] = float(plan.gpus_per_worker)
+        config = GroupConfig(
+            group=group,
+            dispatcher=self._dispatcher,
+            setup=self._setup,
+            shared=self._shared,
+            num_threads=max(1, int(plan.cpus_per_worker)),
+        )
+        return train_torch.TorchTrainer(
+            serve_group,
+            train_loop_config=dict(config),
+            torch_config=train_torch.TorchConfig(backend=backend),
+            scaling_config=train.ScalingConfig(
+                num_workers=plan.workers_per_group,
+                use_gpu=bool(plan.gpus_per_worker),
+                resources_per_worker=resources,
+            ),
+            run_config=train.RunConfig(
+                name=f"group{group}",
+                storage_path=self._storage,
+                failure_config=train.FailureConfig(max_failures=-1),
+                callbacks=[LossCallback(group, self._dispatcher)],
+                worker_runtime_env={"env_vars": {"PYTHONDONTWRITEBYTECODE": ""}},
+            ),
+        )
+
+    def _join(self, seconds: float) -> bool:
+        deadline = time.monotonic() + seconds
+        for thread in self._threads:
+            thread.join(max(0.0, deadline - time.monotonic()))
+        return not any(thread.is_alive() for thread in self._threads)
+
+    def _kill_workers(self) -> None:
+        """Kill what still runs; the restarted workers find the dispatcher closed and return."""
+        for worker in ray.get(self._dispatcher.workers.remote()):
+            ray.kill(worker)
+
+
+def start_groups(setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandle) -> WorkerGroups:
+    """Start all groups of a plan side by side and return at once.
+
+    Args:
+        setup: what every worker builds once.
+        plan: how many groups of which size.
+        dispatcher: where they get their trials from.
+
+    Returns:
+        The running groups. If all of them end before they are closed, every live trial fails.
+    """
+    # Once here, and not in every thread at the same time.
+    import_module("ray.train.torch")
+    return WorkerGroups(setup, plan, dispatcher)
