@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vpetl_ray.errors import CheckpointError, VpetlError
 from vpetl_ray.petl.config import PetlConfig
-from vpetl_ray.petl.method import Backbone, Branch, Placement, Unfrozen, seeded
+from vpetl_ray.petl.method import Backbone, Branch, Placement, Unfrozen
+from vpetl_ray.petl.seeding import seeded
 
 _logger = logging.getLogger(__name__)
 

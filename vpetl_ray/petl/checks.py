@@ -13,14 +13,21 @@ def check_whole_number(key: str, value: object, *, at_least: int) -> None:
         raise VpetlError(f"{key}: must be a whole number of at least {at_least}, got {value!r}")
 
 
-def check_number(key: str, value: object, *, above: float = -inf, at_least: float = -inf) -> None:
-    """Demand a finite number within the bound that is given."""
+def check_number(
+    key: str,
+    value: object,
+    *,
+    above: float = -inf,
+    at_least: float = -inf,
+    below: float = inf,
+) -> None:
+    """Demand a finite number within the bounds that are given."""
     number = nan if isinstance(value, bool) or not isinstance(value, int | float) else value
-    if isfinite(number) and number > above and number >= at_least:
+    if isfinite(number) and above < number < below and number >= at_least:
         return
-    bound = f" above {above:g}" if above > -inf else ""
-    bound = f" of at least {at_least:g}" if at_least > -inf else bound
-    raise VpetlError(f"{key}: must be a number{bound}, got {value!r}")
+    named = (("above", above), ("of at least", at_least), ("below", below))
+    bounds = " and".join(f" {word} {bound:g}" for word, bound in named if isfinite(bound))
+    raise VpetlError(f"{key}: must be a number{bounds}, got {value!r}")
 
 
 def check_choice(key: str, value: object, allowed: Sequence[object]) -> None:

@@ -5,7 +5,6 @@ blocks offer the seams. A new one is a file in `methods/` with one such class, a
 table there; the contract tests then run on it.
 """
 
-import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
@@ -19,6 +18,7 @@ from vpetl_ray.models.arch import BlockSite, SwinArch
 from vpetl_ray.models.blocks import SwinBlock
 from vpetl_ray.models.video_swin import VideoSwin
 from vpetl_ray.petl.checks import check_whole_number
+from vpetl_ray.petl.seeding import seeded
 
 # One family so far; with a second these become unions, and only the seams are relied upon.
 Arch = SwinArch
@@ -171,13 +171,6 @@ class BlockMethod(ABC):
     def _sites(self, arch: Arch) -> list[BlockSite]:
         stages = self.stages_of(arch)
         return [site for site in arch.blocks() if site.stage in stages]
-
-
-def seeded(seed: int, *what: object) -> torch.Generator:
-    """Make a generator of its own for (seed, what), whatever else is drawn before or after."""
-    text = "/".join(str(part) for part in (seed, *what))
-    digest = hashlib.blake2b(text.encode(), digest_size=8).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest) >> 1)
 
 
 def at_stages(method: M, stages: tuple[int, ...] | None) -> M:

@@ -1,0 +1,34 @@
+"""What training asks of the clips it is given."""
+
+from collections.abc import Sequence
+from typing import Protocol
+
+from torch import Tensor
+
+
+class ClipSource(Protocol):
+    """Labelled clips by index. Augmentation is the source's own, drawn by (seed, epoch, index)."""
+
+    @property
+    def labels(self) -> Tensor:
+        """Class of each clip, int64 (N,)."""
+
+    @property
+    def fixed_views(self) -> bool:
+        """Whether `batch` gives the same clips in every epoch, so that features may be kept."""
+
+    def __len__(self) -> int:
+        """Count the clips."""
+
+    def batch(self, indices: Sequence[int] | Tensor, *, epoch: int, train: bool) -> Tensor:
+        """Read clips.
+
+        Args:
+            indices: of the clips, in 0..N-1.
+            epoch: from 1 in training, 0 in evaluation.
+            train: whether the view is one for training.
+
+        Returns:
+            uint8 (B, T, H, W, C).
+
+        """

@@ -1,0 +1,317 @@
+"""Fine-tune what is attached to a frozen model, an epoch at a time."""
+
+import contextlib
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
+
+from vpetl_ray.errors import DataError, VpetlError
+from vpetl_ray.petl.attach import Attached
+from vpetl_ray.petl.method import Backbone
+from vpetl_ray.petl.seeding import seeded
+from vpetl_ray.training.clips import ClipSource
+from vpetl_ray.training.evaluation import Evaluation, evaluate, evaluate_inputs
+from vpetl_ray.training.features import FeatureCache, Inputs, autocast
+from vpetl_ray.training.recipe import Recipe, learning_rate_factor
+
+__all__ = ["EpochResult", "Evaluation", "FineTuning", "TrainingDiverged", "evaluate"]
+
+_CHECK_EVERY = 16
+"""Steps between looks at the loss: each look waits for the device."""
+
+
+class TrainingDiverged(VpetlError):  # noqa: N818 it reads as a sentence
+    """The loss is no number any more."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochResult:
+    """One epoch of training and the evaluation after it."""
+
+    epoch: int
+    """From 1."""
+    top1: float
+    """Validation clips classified right, percent."""
+    loss: float
+    """Mean cross-entropy on the validation clips."""
+    train_loss: float
+    """Mean of the loss that was minimised."""
+    seconds: float
+    """For training and evaluation together."""
+    samples: int
+    """Training clips seen, by all workers together."""
+
+
+class FineTuning:
+    """One trial: train the attached parameters, evaluate after each epoch.
+
+    It may stop after any epoch and go on from `state_dict`, here or in another process. Data
+    order follows from (seed, epoch) alone, so trials differ by their configs and not by luck, and
+    several workers take together the steps that one would. When the classifier alone is trained,
+    features are computed once and `probe_epochs` and `probe_learning_rate` of the recipe count
+    (`is_probe`).
+
+    Args:
+        model: the backbone that `attached` is in.
+        attached: what is trained.
+        train: clips to train on.
+        val: clips to evaluate on after each epoch.
+        recipe: how to train.
+        seed: of data order and stochastic depth.
+        device: the model is moved there; by default it stays.
+        rank: of this process.
+        world_size: worker processes; above 1 the process group must exist, and all must take part.
+        features: keeps what the frozen part computes, over epochs and trials.
+
+    Raises:
+        DataError: there is nothing to train on, or a label that the classifier has not.
+        VpetlError: a global batch is smaller than the number of workers.
+
+    """
+
+    def __init__(
+        self,
+        model: Backbone,
+        attached: Attached,
+        train: ClipSource,
+        val: ClipSource,
+        recipe: Recipe,
+        *,
+        seed: int,
+        device: torch.device | str | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+        features: FeatureCache | None = None,
+    ) -> None:
+        _check_clips(model, train, val)
+        self.model = model.to(device) if device else model
+        self.attached = attached
+        self.recipe = recipe
+        self.seed = seed
+        self.rank = rank
+        self.world_size = world_size
+        self.is_probe = attached.first_depth == model.arch.num_stages
+        self.num_epochs = recipe.probe_epochs if self.is_probe else recipe.epochs
+        self.epoch = 0
+        self._batch_size = min(recipe.batch_size, len(train))
+        self._steps = len(train) // self._batch_size
+        if self._batch_size < world_size:
+            raise VpetlError(
+                f"training.batch_size: {self._batch_size} clips a step cannot be shared "
+                f"by {world_size} workers"
+            )
+        self._device = self.model.head.weight.device
+        self._cache = FeatureCache() if features is None and self.is_probe else features
+        self._train, self._val = (self._inputs(source) for source in (train, val))
+        self._labels = train.labels.to(self._device)
+        self._learning_rate = recipe.probe_learning_rate if self.is_probe else recipe.learning_rate
+        self._optimizer = _make_optimizer(attached, recipe, self._learning_rate)
+        self._network = self._wrap()
+        self.model.set_drop_path(recipe.drop_path)
+
+    @property
+    def done(self) -> bool:
+        """Whether every epoch has run."""
+        return self.epoch >= self.num_epochs
+
+    def run_epoch(self) -> EpochResult:
+        """Train one more epoch and evaluate.
+
+        Raises:
+            TrainingDiverged: the loss became NaN or infinite; the message says when.
+            VpetlError: all epochs have run.
+
+        """
+        if self.done:
+            raise VpetlError(f"training: all {self.num_epochs} epochs have run")
+        start = time.perf_counter()
+        self._fill_cache()
+        train_loss = self._train_epoch(self.epoch + 1)
+        evaluation = evaluate_inputs(
+            self._val,
+            batch_size=self.recipe.eval_batch_size,
+            rank=self.rank,
+            world_size=self.world_size,
+        )
+        self.epoch += 1
+        return EpochResult(
+            epoch=self.epoch,
+            top1=evaluation.top1,
+            loss=evaluation.loss,
+            train_loss=train_loss,
+            seconds=time.perf_counter() - start,
+            samples=self._steps * self._batch_size,
+        )
+
+    def state_dict(self) -> dict[str, Any]:
+        """All that going on needs: trainable tensors, optimiser and epoch; small, on the CPU."""
+        return {
+            "epoch": self.epoch,
+            "trainable": self.attached.state_dict(),
+            "optimizer": _to_cpu(self._optimizer.state_dict()),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Go on from `state_dict` of the same config, recipe and seed, bit for bit."""
+        self.attached.load_state_dict(state["trainable"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        self.epoch = int(state["epoch"])
+
+    def _inputs(self, source: ClipSource) -> Inputs:
+        return Inputs(
+            model=self.model,
+            source=source,
+            depth=self.attached.first_depth,
+            device=self._device,
+            precision=self.recipe.precision,
+        )
+
+    def _fill_cache(self) -> None:
+        if self._cache is None:
+            return
+        if self._train.features is None:
+            # A probe without fixed views learns from the evaluation view: that is what it is.
+            fixed = self._train.source.fixed_views or not self.is_probe
+            self._train = self._with_features(self._train, train=fixed)
+        if self._val.features is None:
+            self._val = self._with_features(self._val, train=False)
+
+    def _with_features(self, inputs: Inputs, *, train: bool) -> Inputs:
+        assert self._cache is not None  # noqa: S101 the caller has looked
+        size = self.recipe.eval_batch_size
+        return replace(inputs, features=self._cache.get(inputs, train=train, batch_size=size))
+
+    def _train_epoch(self, epoch: int) -> float:
+        shuffle = seeded(self.seed, "order", epoch)
+        order = torch.randperm(len(self._labels), generator=shuffle)
+        batches = torch.split(order, self._batch_size)
+        losses = torch.zeros(self._steps, device=self._device)
+        self.model.train()
+        with self._seeded_depth(epoch):
+            for step in range(self._steps):
+                self._set_learning_rate((epoch - 1) * self._steps + step)
+                losses[step] = self._step(batches[step], epoch)
+                if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self._steps:
+                    self._check_finite(losses, epoch, step)
+        return float(losses.mean())
+
+    def _step(self, batch: Tensor, epoch: int) -> Tensor:
+        indices = batch.tensor_split(self.world_size)[self.rank]
+        x = self._train.batch(indices, epoch=epoch, train=True)
+        labels = self._labels[indices.to(self._device)]
+        with autocast(self._device, self.recipe.precision):
+            logits_BK = self._network(x)
+        loss = cross_entropy(
+            logits_BK.float(),
+            labels,
+            reduction="sum",
+            label_smoothing=self.recipe.label_smoothing,
+        )
+        # DDP averages over the workers, whose shares of the batch may differ by a clip.
+        loss = loss * (self.world_size / len(batch))
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        if self.recipe.grad_clip is not None:
+            nn.utils.clip_grad_norm_(self.attached.trainable.values(), self.recipe.grad_clip)
+        self._optimizer.step()
+        return loss.detach()
+
+    def _set_learning_rate(self, step: int) -> None:
+        factor = learning_rate_factor(
+            self.recipe.schedule,
+            step,
+            total_steps=self.num_epochs * self._steps,
+            warmup_steps=self.recipe.warmup_epochs * self._steps,
+        )
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate * factor
+
+    def _check_finite(self, losses: Tensor, epoch: int, step: int) -> None:
+        """Look at the latest losses, of all workers, so that all of them stop together."""
+        start = step - step % _CHECK_EVERY
+        latest = losses[start : step + 1]
+        if self.world_size > 1:
+            dist.all_reduce(latest)
+            latest /= self.world_size
+        bad = (~latest.isfinite()).nonzero()
+        if len(bad):
+            raise TrainingDiverged(
+                f"training diverged: the loss is {float(latest[bad[0]])} in epoch {epoch}, "
+                f"step {start + int(bad[0]) + 1} of {self._steps}; "
+                f"try a smaller learning rate than {self._learning_rate:g}"
+            )
+
+    def _wrap(self) -> nn.Module:
+        network = _Suffix(self.model, self.attached.first_depth)
+        if self.world_size == 1:
+            return network
+        # Every rank has attached with the same seed to the same weights: nothing to send around.
+        return DistributedDataParallel(
+            network, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
+        )
+
+    @contextlib.contextmanager
+    def _seeded_depth(self, epoch: int) -> Iterator[None]:
+        """Stochastic depth draws from the global generator: seed it, and leave it as it was."""
+        if self.recipe.drop_path == 0:
+            yield
+            return
+        with torch.random.fork_rng():
+            seed = seeded(self.seed, "drop_path", epoch, self.rank).initial_seed()
+            torch.manual_seed(seed)
+            yield
+
+
+class _Suffix(nn.Module):
+    """The part of the model that changes, as the module that DDP wants."""
+
+    def __init__(self, model: Backbone, depth: int) -> None:
+        super().__init__()
+        self.model = model
+        self.depth = depth
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.model.forward_suffix(x, self.depth)
+
+
+def _make_optimizer(
+    attached: Attached, recipe: Recipe, learning_rate: float
+) -> torch.optim.Optimizer:
+    parameters = list(attached.trainable.values())
+    groups = [
+        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+    ]
+    if recipe.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=recipe.momentum, foreach=True)
+    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
+
+
+def _check_clips(model: Backbone, train: ClipSource, val: ClipSource) -> None:
+    num_classes = model.head.out_features
+    for name, source in (("training", train), ("validation", val)):
+        if len(source) == 0:
+            raise DataError(f"there are no {name} clips")
+        if int(source.labels.max()) >= num_classes:
+            raise DataError(
+                f"a {name} clip has label {int(source.labels.max())}, "
+                f"but the classifier has {num_classes} classes"
+            )
+
+
+def _to_cpu(value: Any) -> Any:
+    """Copy a nest of dicts and lists, so that later steps do not change it."""
+    if isinstance(value, Tensor):
+        return value.detach().cpu().clone()
+    if isinstance(value, dict):
+        return {key: _to_cpu(item) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_to_cpu(item) for item in value]
+    return value
