@@ -1,0 +1,228 @@
+"""One video file to one clip of bytes: which frames, decoded how, scaled to what.
+
+Frames are chosen as Video Swin is tested (mmaction2's `SampleFrames`): `dense` takes a run of
+`frames x stride` from the middle of the video, `uniform` the middle frame of each of `frames`
+equal segments. A video shorter than that is looped: after its last frame comes its first.
+
+pytorchvideo decodes. Where it finds nothing in a file (it gives up on some containers' time
+stamps, and swallows the decoder's own message), PyAV reads the file directly, and the reason it
+gives is the reason that is reported. PyAV also reads frames too large to be held all at once.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from dataclasses import dataclass
+from fractions import Fraction
+from itertools import pairwise
+
+import av
+import numpy as np
+import torch
+from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
+from torch.nn import functional as F  # noqa: N812
+
+from vpetl_ray.data.config import ClipSpec
+from vpetl_ray.data.decoded import Clip, UnreadableVideoError
+
+_MAX_PIXELS = 8192 * 8192
+_MAX_ASPECT = 16
+_MAX_HELD_BYTES = 512 * 2**20  # of RGB; pytorchvideo holds about five times that
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Header:
+    height: int
+    width: int
+    num_frames: int | None
+    """None where the container does not say; it may also be wrong."""
+    rate: Fraction | None
+    """Frames a second."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Stretch:
+    """A part of a video that is decoded in one go."""
+
+    start: Fraction
+    end: Fraction
+    """Seconds; the end is not part of it."""
+    num_frames: int
+    """How many frames it should hold, going by the header."""
+    is_whole: bool = False
+
+
+def decode_clip(path: str, spec: ClipSpec) -> Clip:
+    """Decode one clip of a video file.
+
+    Args:
+        path: any container that PyAV opens.
+        spec: frames, stride, sampling and stored size.
+
+    Returns:
+        uint8 RGB of shape (frames, H, W, 3), the shorter of H and W equal to ``short_side``.
+
+    Raises:
+        UnreadableVideoError: the file cannot be opened, has no video stream or no frames.
+
+    """
+    header = _read_header(path)
+    frames_THWC = _decode_with_pytorchvideo(path, header, spec)
+    if frames_THWC is None:
+        frames_THWC = _decode_with_pyav(path, header, spec)
+    return np.ascontiguousarray(scale_short_side(frames_THWC, spec.short_side).numpy())
+
+
+def sample_indices(num_frames: int, spec: ClipSpec) -> list[int]:
+    """Choose the frames of a clip from a video of `num_frames`; see the head of this file."""
+    if spec.sampling == "uniform":
+        segment = (num_frames - 1) / spec.frames
+        edges = [round(segment * i) for i in range(spec.frames + 1)]
+        return [(start + end) // 2 for start, end in pairwise(edges)]
+    first = max(0, (num_frames - spec.frames * spec.stride + 1) // 2)
+    return [(first + i * spec.stride) % num_frames for i in range(spec.frames)]
+
+
+def scale_short_side(frames_THWC: torch.Tensor, short_side: int) -> torch.Tensor:
+    """Scale uint8 frames so that the shorter side has that length, keeping the proportions."""
+    height, width = frames_THWC.shape[1:3]
+    ratio = short_side / min(height, width)
+    # Rounded half up, as mmcv rescales; the shorter side comes out exactly.
+    size = (int(height * ratio + 0.5), int(width * ratio + 0.5))
+    if size == (height, width):
+        return frames_THWC
+    frames_TCHW = frames_THWC.permute(0, 3, 1, 2)
+    scaled_TCHW = F.interpolate(frames_TCHW, size, mode="bilinear", antialias=True)
+    return scaled_TCHW.permute(0, 2, 3, 1)
+
+
+def _read_header(path: str) -> _Header:
+    try:
+        if os.path.getsize(path) == 0:
+            raise UnreadableVideoError("the file is empty")
+        with av.open(path) as container:
+            if not container.streams.video:
+                raise UnreadableVideoError("it has no video stream")
+            stream = container.streams.video[0]
+            rate = stream.average_rate or stream.guessed_rate
+            num_frames = stream.frames or None
+            if not num_frames and rate and stream.duration and stream.time_base:
+                num_frames = max(1, round(stream.duration * stream.time_base * rate))
+            height, width = stream.height, stream.width
+    except (OSError, ValueError, av.error.FFmpegError) as error:
+        raise UnreadableVideoError(f"it is not a video: {_reason(error)}") from error
+    if not 0 < height * width <= _MAX_PIXELS:
+        raise UnreadableVideoError(f"its frames have {width} x {height} pixels")
+    if max(height, width) > _MAX_ASPECT * min(height, width):
+        raise UnreadableVideoError(f"its frames of {width} x {height} pixels are only a strip")
+    return _Header(height=height, width=width, num_frames=num_frames, rate=rate)
+
+
+def _decode_with_pytorchvideo(path: str, header: _Header, spec: ClipSpec) -> torch.Tensor | None:
+    """Return the clip's frames, or None where pytorchvideo finds none or would hold too many."""
+    stretches = _stretches(header, spec)
+    num_held = max(stretch.num_frames for stretch in stretches)
+    if num_held * header.height * header.width * 3 > _MAX_HELD_BYTES:
+        return None
+    try:
+        with open(path, "rb") as file:
+            video = EncodedVideoPyAV(file, path, decode_audio=False)
+            try:
+                found = [_cut(video, stretch, spec) for stretch in stretches]
+            finally:
+                video.close()
+    except (RuntimeError, TypeError, ValueError, ArithmeticError, av.error.FFmpegError):
+        return None
+    kept = [frames_THWC for frames_THWC in found if frames_THWC is not None]
+    return torch.cat(kept) if len(kept) == len(stretches) else None
+
+
+def _stretches(header: _Header, spec: ClipSpec) -> list[_Stretch]:
+    """Decide which parts of the video to decode.
+
+    The whole of a short video is decoded and its frames counted, so that the choice does not hang
+    on what the header claims. Of a long one, only what the clip needs.
+    """
+    num_frames, rate = header.num_frames, header.rate
+    if not num_frames or not rate or num_frames <= 2 * spec.frames * spec.stride:
+        end = Fraction(10**6)
+        return [_Stretch(start=Fraction(0), end=end, num_frames=num_frames or 0, is_whole=True)]
+    indices = sample_indices(num_frames, spec)
+    pairs = [(i, i) for i in indices] if spec.sampling == "uniform" else [(indices[0], indices[-1])]
+    half = Fraction(1, 2)  # of a frame early and late: rounded time stamps take or drop none
+    return [
+        _Stretch(
+            start=max(Fraction(0), (first - half) / rate),
+            end=(last + half) / rate,
+            num_frames=last - first + 1,
+        )
+        for first, last in pairs
+    ]
+
+
+def _cut(video: EncodedVideoPyAV, stretch: _Stretch, spec: ClipSpec) -> torch.Tensor | None:
+    frames_CNHW = video.get_clip(stretch.start, stretch.end)["video"]
+    if frames_CNHW is None:
+        return None
+    num_frames = frames_CNHW.shape[1]
+    if stretch.is_whole:
+        indices = sample_indices(num_frames, spec)
+    elif spec.sampling == "uniform":
+        indices = [0]
+    else:
+        indices = [(i * spec.stride) % num_frames for i in range(spec.frames)]
+    picked: torch.Tensor = frames_CNHW[:, indices].permute(1, 2, 3, 0).to(torch.uint8)
+    return picked
+
+
+def _decode_with_pyav(path: str, header: _Header, spec: ClipSpec) -> torch.Tensor:
+    """Read frame by frame, holding only those of the clip, scaled at once."""
+    if header.num_frames:
+        frames, _ = _read_frames(path, sample_indices(header.num_frames, spec), spec)
+        if len(frames) == spec.frames:
+            return torch.stack(frames)
+    _, num_frames = _read_frames(path, [], spec)  # the header was silent or wrong
+    if not num_frames:
+        raise UnreadableVideoError("it has no frames")
+    frames, _ = _read_frames(path, sample_indices(num_frames, spec), spec)
+    return torch.stack(frames)
+
+
+def _read_frames(path: str, indices: list[int], spec: ClipSpec) -> tuple[list[torch.Tensor], int]:
+    """Return the frames at these indices that exist, and how many were seen (all, if none)."""
+    wanted = set(indices)
+    found: dict[int, torch.Tensor] = {}
+    num_seen = 0
+    with av.open(path) as container:
+        for index, frame in enumerate(_frames_until_broken(container)):
+            num_seen = index + 1
+            if index in wanted:
+                frame_HWC = torch.from_numpy(frame.to_ndarray(format="rgb24"))
+                found[index] = scale_short_side(frame_HWC[None], spec.short_side)[0]
+                if len(found) == len(wanted):
+                    break
+    return [found[index] for index in indices if index in found], num_seen
+
+
+def _frames_until_broken(container: av.container.InputContainer) -> Iterator[av.VideoFrame]:
+    """Yield the frames up to the first one that cannot be decoded (a cut-off file has a start)."""
+    frames = container.decode(video=0)
+    num_frames = 0
+    while True:
+        try:
+            frame = next(frames, None)
+        except (OSError, ValueError, av.error.FFmpegError) as error:
+            if not num_frames:
+                raise UnreadableVideoError(_reason(error)) from error
+            return
+        if frame is None:
+            return
+        num_frames += 1
+        yield frame
+
+
+def _reason(error: Exception) -> str:
+    """Give the decoder's message without its error number and the path, which is said already."""
+    text = getattr(error, "strerror", None) or str(error)
+    return text[0].lower() + text[1:] if text else type(error).__name__

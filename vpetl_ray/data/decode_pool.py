@@ -1,0 +1,178 @@
+"""Decoding in several processes, in the order asked for; a crash costs one video.
+
+Plain child processes of our own rather than `multiprocessing`: that would run the caller's main
+module again in each of them (the search's door with Ray and all), and a pool of it is broken by
+the first child that dies.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import threading
+from collections import deque
+from collections.abc import Generator, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import asdict
+from pathlib import Path
+from types import TracebackType
+
+import numpy as np
+
+import vpetl_ray
+from vpetl_ray.data.config import ClipSpec
+from vpetl_ray.data.decoded import Clip, UnreadableVideoError
+from vpetl_ray.errors import DataError
+
+SECONDS_A_VIDEO = 300.0
+"""A video that takes longer is given up as unreadable."""
+
+Outcome = Clip | UnreadableVideoError
+
+
+class DecodePool:
+    """Child processes that decode clips of one spec; 0 processes decode in the caller's own.
+
+    Use as a context manager: leaving it, by an exception too, ends the processes.
+    """
+
+    def __init__(
+        self, spec: ClipSpec, num_processes: int, *, seconds_a_video: float = SECONDS_A_VIDEO
+    ) -> None:
+        self._spec = spec
+        self._seconds = seconds_a_video
+        self._num_processes = num_processes
+        self._own = threading.local()
+        self._workers: list[_Worker] = []
+        self._is_closed = False
+
+    def __enter__(self) -> DecodePool:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._is_closed = True
+        for worker in self._workers:
+            worker.kill()
+
+    def decode(self, paths: Iterable[str]) -> Generator[Outcome, None, None]:
+        """Yield a clip, or the reason why there is none, for each path in order."""
+        if self._num_processes == 0:
+            yield from map(self._decode_here, paths)
+            return
+        remaining = iter(paths)
+        with ThreadPoolExecutor(self._num_processes) as threads:
+            # A bounded number ahead of the writer: memory stays flat whatever the data set's size.
+            pending: deque[Future[Outcome]] = deque()
+            try:
+                while True:
+                    room = 4 * self._num_processes - len(pending)
+                    for path in itertools.islice(remaining, room):
+                        pending.append(threads.submit(self._decode_there, path))
+                    if not pending:
+                        return
+                    yield pending.popleft().result()
+            finally:
+                for future in pending:
+                    future.cancel()
+                self.__exit__(None, None, None)
+
+    def _decode_here(self, path: str) -> Outcome:
+        # Imported here: where child processes decode, this one does without pytorchvideo.
+        from vpetl_ray.data.decode import decode_clip  # noqa: PLC0415
+
+        try:
+            return decode_clip(path, self._spec)
+        except UnreadableVideoError as error:
+            return error
+
+    def _decode_there(self, path: str) -> Outcome:
+        """Run in a thread that has a child process to itself, started again when it has died."""
+        worker: _Worker | None = getattr(self._own, "worker", None)
+        if self._is_closed:
+            return UnreadableVideoError("decoding was broken off")
+        if worker is None or not worker.is_alive:
+            worker = _Worker(self._spec)
+            self._own.worker = worker
+            self._workers.append(worker)
+            if self._is_closed:
+                worker.kill()
+        return worker.decode(path, self._seconds)
+
+
+class _Worker:
+    """One child process."""
+
+    def __init__(self, spec: ClipSpec) -> None:
+        self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
+        package_parent = str(Path(vpetl_ray.__file__).parent.parent)
+        search_path = [package_parent, os.environ.get("PYTHONPATH", "")]
+        self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and words)
+            [sys.executable, "-m", "vpetl_ray.data.decode_worker", json.dumps(asdict(spec))],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=self._stderr,
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join(filter(None, search_path)),
+                "OMP_NUM_THREADS": "1",
+            },
+        )
+        self._is_ready = False
+
+    @property
+    def is_alive(self) -> bool:
+        return self._process.poll() is None
+
+    def kill(self) -> None:
+        self._process.kill()
+        self._process.wait()
+        self._stderr.close()
+
+    def decode(self, path: str, seconds: float) -> Outcome:
+        self._wait_until_ready()
+        timer = threading.Timer(seconds, self._process.kill)
+        timer.start()
+        try:
+            return self._ask(path)
+        except (OSError, EOFError, ValueError):
+            is_late = not timer.is_alive()
+            self._process.kill()
+            code = self._process.wait()
+            why = f"took more than {seconds:g} s" if is_late else f"crashed the decoder ({code})"
+            return UnreadableVideoError(f"it {why}")
+        finally:
+            timer.cancel()
+
+    def _ask(self, path: str) -> Outcome:
+        assert self._process.stdin is not None  # noqa: S101
+        assert self._process.stdout is not None  # noqa: S101
+        self._process.stdin.write(json.dumps({"path": path}).encode() + b"\n")
+        self._process.stdin.flush()
+        header = json.loads(self._process.stdout.readline() or b"?")
+        if "error" in header:
+            return UnreadableVideoError(header["error"])
+        clip = np.empty(header["shape"], dtype=np.uint8)
+        view = clip.data.cast("B")
+        if self._process.stdout.readinto(view) != len(view):  # type: ignore[attr-defined]
+            raise EOFError
+        return clip
+
+    def _wait_until_ready(self) -> None:
+        if self._is_ready:
+            return
+        assert self._process.stdout is not None  # noqa: S101
+        if not self._process.stdout.readline():
+            self._process.wait()
+            self._stderr.seek(0)
+            lines = self._stderr.read().decode(errors="replace").strip().splitlines()
+            raise DataError(f"a decoder process could not start: {(lines or ['killed'])[-1]}")
+        self._is_ready = True
