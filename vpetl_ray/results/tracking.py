@@ -1,0 +1,279 @@
+"""Tells MLflow about a search without the search ever waiting for it.
+
+The caller's side only puts messages into a queue. A writer thread imports MLflow (seconds), keeps
+what is still to be told, and tells it; what fails is tried again after a pause, from what MLflow
+then says it has, so nothing is doubled. A tracking server that stays away costs one warning, and
+the search's own files miss nothing.
+"""
+
+import dataclasses
+import logging
+import os
+import queue
+import threading
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vpetl_ray.results.records import TrialRecord, TrialState
+from vpetl_ray.results.tracking_info import RunStatus, TrackingInfo
+from vpetl_ray.results.tracking_uri import redact, ui_command
+
+if TYPE_CHECKING:
+    from vpetl_ray.results.mlflow_writer import MlflowWriter
+
+__all__ = ["RunStatus", "Tracker", "TrackingInfo", "TrackingReport"]
+
+_LOG = logging.getLogger(__name__)
+
+# MLflow's own are 7 tries of 120 s each: minutes before a dead server is known to be dead.
+_CLIENT_DEFAULTS = {
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "2",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+}
+_CHATTY = ("mlflow", "alembic", "urllib3.connectionpool")
+_FIRST_PAUSE = 1.0
+_LONGEST_PAUSE = 30.0
+_LONGEST_PAUSE_AT_END = 2.0
+# Errors that a second try does not change: the record is given up, the others go on.
+_PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class TrackingReport:
+    """What MLflow has, at the end."""
+
+    delivered: int
+    """Trials whose whole record MLflow has."""
+    undelivered: int
+    """Trials that it has not; their records are in ``trials.parquet``."""
+    is_complete: bool
+    """Everything is there: trials, front, artifacts, the search's own end."""
+    parent_run_id: str | None
+    ui_command: str
+    problem: str | None
+    """The last error, in one line, without credentials."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Front:
+    trial_ids: tuple[str, ...]
+    best_top1: float | None
+    files: tuple[Path, ...]
+    note: str
+
+
+class Tracker:
+    """One search's line to MLflow. Start it, tell it, finish it; no call waits but the last.
+
+    To go on with an interrupted search, start a tracker with the same ``search_id`` and tell it
+    every record again: what MLflow has is recognised, the rest is delivered.
+    """
+
+    def __init__(self, info: TrackingInfo, *, warn: Callable[[str], None] | None = None) -> None:
+        """``warn`` takes the one sentence said when MLflow fails first; default: the log."""
+        self._info = info
+        self._warn = warn or _LOG.warning
+        self._messages: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._wake = threading.Event()
+        self._abandoned = threading.Event()
+        self._thread = threading.Thread(target=self._write, name="mlflow-writer", daemon=True)
+        self._told: dict[str, TrialRecord] = {}
+        # From here on: the writer thread's own.
+        self._writer: MlflowWriter | None = None
+        self._pending: dict[str, TrialRecord] = {}
+        self._delivered: dict[str, TrialRecord] = {}
+        self._adapters: dict[str, Path] = {}
+        self._states: dict[str, TrialState] = {}
+        self._front = _Front(trial_ids=(), best_top1=None, files=(), note="")
+        self._progress_is_due = False
+        self._status: RunStatus | None = None
+        self._closed = False
+        self._parent_run_id: str | None = None
+        self._problem: str | None = None
+
+    @property
+    def parent_run_id(self) -> str | None:
+        """The search's run in MLflow, once it is made."""
+        return self._parent_run_id
+
+    @property
+    def ui_command(self) -> str:
+        """What to type or open to see the search."""
+        return ui_command(self._info.uri)
+
+    def start(self) -> None:
+        """Start the writer. Returns at once."""
+        for name, value in _CLIENT_DEFAULTS.items():
+            os.environ.setdefault(name, value)
+        self._thread.start()
+
+    def log_trial(self, record: TrialRecord, adapter_path: Path | None = None) -> None:
+        """Tell of a trial that has ended, or that is now known better (its test accuracy).
+
+        Args:
+            record: replaces what was told under its id before.
+            adapter_path: its trained weights; read when the trial is on the front, so the file
+                stays where it is until `finish`.
+        """
+        if record.state is not TrialState.INFEASIBLE or self._info.infeasible_runs:
+            self._told[record.id] = record
+
+        def take() -> None:
+            self._states[record.id] = record.state
+            self._progress_is_due = True
+            if record.state is not TrialState.INFEASIBLE or self._info.infeasible_runs:
+                self._pending[record.id] = record
+            if adapter_path is not None:
+                self._adapters[record.id] = adapter_path
+
+        self._messages.put(take)
+
+    def update_front(
+        self, front: Sequence[TrialRecord], *, files: Sequence[Path] = (), note: str = ""
+    ) -> None:
+        """Tell who is on the front now. Of several updates that wait, only the last is written.
+
+        Args:
+            front: from `front_of`.
+            files: figure and tables, uploaded to the search's run as they are at that moment.
+            note: Markdown that becomes the description of the search's run.
+        """
+        best = max((record.top1 for record in front if record.top1 is not None), default=None)
+        update = _Front(
+            trial_ids=tuple(record.id for record in front),
+            best_top1=best,
+            files=tuple(files),
+            note=note,
+        )
+
+        def take() -> None:
+            self._front, self._progress_is_due = update, True
+
+        self._messages.put(take)
+
+    def finish(self, status: RunStatus, *, timeout: float = 60.0) -> TrackingReport:
+        """End the search's run and wait until everything is told, or until ``timeout`` seconds."""
+
+        def take() -> None:
+            self._status = status
+
+        self._messages.put(take)
+        self._wake.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout)
+        self._abandoned.set()
+        self._wake.set()
+        delivered = sum(self._delivered.get(id_) is record for id_, record in self._told.items())
+        undelivered = len(self._told) - delivered
+        return TrackingReport(
+            delivered=delivered,
+            undelivered=undelivered,
+            is_complete=self._closed and undelivered == 0,
+            parent_run_id=self._parent_run_id,
+            ui_command=self.ui_command,
+            problem=self._problem,
+        )
+
+    def _write(self) -> None:
+        pause = 0.0
+        while not self._abandoned.is_set() and not self._closed:
+            self._take_messages(wait=pause == 0.0)
+            try:
+                self._deliver()
+                pause = 0.0
+            except Exception as error:  # noqa: BLE001 - tracking must never end a search
+                self._note(error)
+                self._writer = None  # the next try asks MLflow what has arrived
+                pause = min(max(2 * pause, _FIRST_PAUSE), self._longest_pause)
+                self._wake.wait(pause)
+                self._wake.clear()
+
+    @property
+    def _longest_pause(self) -> float:
+        return _LONGEST_PAUSE if self._status is None else _LONGEST_PAUSE_AT_END
+
+    def _take_messages(self, *, wait: bool) -> None:
+        if wait and self._writer is not None:
+            self._messages.get()()
+        while True:
+            try:
+                self._messages.get_nowait()()
+            except queue.Empty:
+                return
+
+    def _deliver(self) -> None:
+        """Everything that is still to be told, in the order in which it makes sense to a reader."""
+        writer = self._connected()
+        for trial_id in list(self._pending):
+            if self._abandoned.is_set():
+                return
+            self._deliver_trial(writer, trial_id)
+        writer.write_pareto(self._front.trial_ids)
+        for trial_id in self._front.trial_ids:
+            self._deliver_adapter(writer, trial_id)
+        if self._progress_is_due:
+            self._deliver_progress(writer)
+        if self._status is not None:
+            writer.close(self._status)
+            self._closed = True
+
+    def _connected(self) -> "MlflowWriter":
+        if self._writer is None:
+            from vpetl_ray.results import mlflow_writer  # noqa: PLC0415 - takes seconds
+
+            for name in _CHATTY:  # after the import: MLflow's own sets their levels
+                logging.getLogger(name).setLevel(logging.CRITICAL)
+            self._writer = mlflow_writer.MlflowWriter(self._info)
+            self._parent_run_id = self._writer.parent_run_id
+        return self._writer
+
+    def _deliver_trial(self, writer: "MlflowWriter", trial_id: str) -> None:
+        record = self._pending[trial_id]
+        try:
+            writer.write_trial(record, pareto=trial_id in self._front.trial_ids)
+        except Exception as error:
+            if getattr(error, "error_code", None) not in _PERMANENT:
+                raise
+            self._note(error)
+        else:
+            self._delivered[trial_id] = record
+        del self._pending[trial_id]
+
+    def _deliver_adapter(self, writer: "MlflowWriter", trial_id: str) -> None:
+        path = self._adapters.get(trial_id)
+        if path is None:
+            return
+        if path.is_file():
+            writer.write_adapter(trial_id, path)
+        else:
+            del self._adapters[trial_id]
+            self._note(FileNotFoundError(f"the adapter file of {trial_id} is gone: {path}"))
+
+    def _deliver_progress(self, writer: "MlflowWriter") -> None:
+        counts = Counter(self._states.values())
+        metrics: dict[str, float] = {f"trials_{state}": counts[state] for state in TrialState}
+        metrics["front_size"] = len(self._front.trial_ids)
+        if self._front.best_top1 is not None:
+            metrics["best_top1"] = self._front.best_top1
+        writer.write_progress(
+            metrics,
+            step=len(self._states),
+            note=self._front.note,
+            files=[path for path in self._front.files if path.exists()],
+        )
+        self._progress_is_due = False
+
+    def _note(self, error: Exception) -> None:
+        said_before = self._problem is not None
+        reason = " ".join(str(error).split())[:300] or type(error).__name__
+        self._problem = redact(reason, self._info.uri)
+        if not said_before:
+            where = redact(self._info.uri, self._info.uri)
+            self._warn(
+                f"MLflow at {where} cannot be written to: {self._problem} "
+                "The search goes on, its own files miss nothing, and delivery is tried again."
+            )
