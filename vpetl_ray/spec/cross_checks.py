@@ -1,0 +1,238 @@
+"""What must be right about several values together. Each check runs if it can read what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any
+
+from vpetl_ray.data.config import DataConfig
+from vpetl_ray.data.demo_motion import TARGET_MOTIONS
+from vpetl_ray.errors import VpetlError
+from vpetl_ray.models.arch import SwinArch, get_arch
+from vpetl_ray.spec.kinds import Given, Wrong, show
+from vpetl_ray.spec.search_spec import budget_mistake, flat_entry, space_tree
+from vpetl_ray.spec.sections import (
+    DEMO_WEIGHTS,
+    AdapterSection,
+    BudgetSection,
+    ClassifierSection,
+    PattSection,
+    PetlSection,
+    Section,
+    TrainingSection,
+)
+from vpetl_ray.tuning.domains import Choice, Domain, Fixed, FloatRange, IntRange, Subset, Value
+from vpetl_ray.tuning.space import Space
+from vpetl_ray.tuning.space_size import num_structures, smallest_values
+
+if TYPE_CHECKING:
+    from vpetl_ray.spec.load import Findings
+
+DEMO_ARCH = "swin3d_nano"
+MAX_GRID = 10_000
+_METHODS: Mapping[str, type[Section]] = {"patt": PattSection, "adapter": AdapterSection}
+_ARCH = ("backbone", "arch")
+_BATCH = ("training", "batch_size")
+_WORKERS = ("resources", "workers_per_group")
+_CLASSES = ("data", "num_classes")
+# Parts of a space that cost least, in place of values that could not be read.
+_LEAST: Mapping[str, Domain] = {
+    "enabled": Choice(options=(False, True)),
+    "targets": Subset(items=("q", "k", "v")),
+    "d_bottle": Fixed(value=1),
+    "train": Choice(options=(False, True)),
+}
+
+
+def check_together(found: Findings) -> None:
+    """Add what is wrong with values that fit each one for itself."""
+    _check_data(found)
+    _check_training(found)
+    if not found.have(_ARCH):
+        return
+    arch = get_arch(found.values[_ARCH])
+    _check_weights(arch, found)
+    stages_fit = _check_stages(arch, found)
+    _check_start(arch, found)
+    if stages_fit:
+        _check_space(arch, found)
+
+
+def _check_data(found: Findings) -> None:
+    data = found.section("data")
+    if "source" not in data:
+        return
+    is_demo = data["source"] == "demo"
+    if is_demo:
+        for key, what in (("path", "makes its own videos"), ("num_classes", None)):
+            value = data.get(key)
+            if value not in (None, len(TARGET_MOTIONS)):
+                what = what or f"has {len(TARGET_MOTIONS)} classes"
+                found.add(("data", key), f"the demo {what}; leave it out, got {show(value)}")
+        found.values[_CLASSES] = len(TARGET_MOTIONS)
+    elif data.get("path", "") is None:
+        text = f"is missing; the source {data['source']!r} needs the folder its videos are in"
+        found.add(("data", "path"), text)
+    _resolve_data(data, found)
+
+
+def _resolve_data(data: dict[str, Any], found: Findings) -> None:
+    """Fill in what depends on the source."""
+    given = {key: value for key, value in data.items() if key != "num_classes"}
+    try:
+        config = DataConfig(**given)
+        clip, view = config.clip_spec(), config.view_spec()
+    except VpetlError as error:
+        key, _, text = str(error).partition(": ")
+        found.add(tuple(key.split(".")), text)
+        return
+    for key in data:
+        for part in (clip, view):
+            if hasattr(part, key):
+                found.values["data", key] = getattr(part, key)
+
+
+def _check_training(found: Findings) -> None:
+    if found.have(_BATCH, _WORKERS):
+        least = min(_numbers(found.values[_BATCH]))
+        workers = found.values[_WORKERS]
+        if least < workers:
+            text = f"must be at least {workers}, one clip for each of resources.workers_per_group"
+            found.add(_BATCH, f"{text}, got {show(least)}")
+    warmup, epochs = ("training", "warmup_epochs"), ("training", "epochs")
+    if found.have(warmup, epochs):
+        longest, fewest = max(_numbers(found.values[warmup])), min(_numbers(found.values[epochs]))
+        if longest >= fewest:
+            found.add(warmup, f"must be below training.epochs ({fewest:g}), got {longest:g}")
+
+
+def _check_weights(arch: SwinArch, found: Findings) -> None:
+    path = ("backbone", "weights")
+    if found.values.get(path) == DEMO_WEIGHTS and arch.name != DEMO_ARCH:
+        text = f"the demo's weights are for {DEMO_ARCH}; give the checkpoint of {arch.name} by path"
+        found.add(path, text)
+
+
+def _check_stages(arch: SwinArch, found: Findings) -> bool:
+    """Whether all stages that could be read exist."""
+    fit = True
+    for name in _METHODS:
+        path = ("petl", name, "stages")
+        for at, stage in _stages_of(found.values.get(path)):
+            if stage > arch.num_stages:
+                fit = False
+                known = ", ".join(map(str, range(1, arch.num_stages + 1)))
+                found.add(path, f"{stage} is not one of {known} (the stages of {arch.name})", at)
+    return fit
+
+
+def _stages_of(domain: Domain | None) -> Iterator[tuple[tuple[str | int, ...], int]]:
+    match domain:
+        case Fixed(value=tuple() as stages):
+            yield from (((), stage) for stage in stages)
+        case Subset(items=items):
+            yield from ((("subset", i), int(item)) for i, item in enumerate(items))  # type: ignore[arg-type]
+        case Choice(options=options):
+            for i, option in enumerate(options):
+                if isinstance(option, tuple):
+                    yield from ((("choice", i), stage) for stage in option)
+
+
+def _check_start(arch: SwinArch, found: Findings) -> None:
+    """Every value of the user's own start configs must be a member of its domain."""
+    path = ("search", "start")
+    names: set[str] = set()
+    for i, entry in enumerate(found.values.get(path, ())):
+        if isinstance(entry, str):
+            continue
+        if entry["name"] in names:
+            found.add(path, f"two start configs are called {show(entry['name'])}", (i,))
+        names.add(entry["name"])
+        for keys, value in flat_entry(entry):
+            text = _start_mistake(keys, value, arch, found)
+            if text:
+                found.add(path, f"{'.'.join(keys)}: {text}", (i, *keys))
+
+
+def _start_mistake(
+    keys: tuple[str, ...], value: object, arch: SwinArch, found: Findings
+) -> str | None:
+    marker = _marker(keys)
+    if marker is None:
+        return "there is no such key"
+    if keys in found.failed:
+        return None
+    if keys not in found.values:
+        return f"this space has no {keys[1]}"
+    try:
+        member: Value = marker.kind.read(value)
+    except Wrong as wrong:
+        return str(wrong)
+    domain = found.values[keys]
+    if member == "all":
+        member = tuple(range(1, arch.num_stages + 1))
+    is_all = isinstance(domain, Fixed) and domain.value == "all"
+    if is_all or not isinstance(domain, Domain) or domain.contains(member):
+        return None
+    return f"{show(value)} is not a member of what is searched there"
+
+
+def _marker(keys: tuple[str, ...]) -> Given | None:
+    model: type[Section] = TrainingSection
+    if keys[0] == "petl":
+        if len(keys) != 3:
+            return None
+        known = {**_METHODS, "classifier": ClassifierSection}
+        if keys[1] not in known:
+            return None
+        model = known[keys[1]]
+    elif len(keys) != 2:
+        return None
+    info = model.model_fields.get(keys[-1])
+    entries = info.metadata if info else ()
+    return next((entry for entry in entries if isinstance(entry, Given)), None)
+
+
+def _check_space(arch: SwinArch, found: Findings) -> None:
+    num_classes = found.values.get(_CLASSES)
+    space = Space(arch=arch, num_classes=num_classes or 2, tree=_least_tree(arch, found))
+    try:
+        smallest_values(space)
+    except ValueError:
+        found.add(
+            ("petl",), "nothing is ever trained: no method is on and the classifier is frozen"
+        )
+        return
+    budget = ("budget", "trainable_params")
+    if found.have(budget) and num_classes is not None:
+        section = BudgetSection.model_construct(trainable_params=found.values[budget])
+        text = budget_mistake(section, space)
+        if text:
+            found.add(budget, text)
+    if found.values.get(("search", "sampler")) == "grid" and num_structures(space) > MAX_GRID:
+        text = f"this space has {num_structures(space):,} structures, too many for a grid"
+        found.add(("search", "sampler"), f"{text} (at most {MAX_GRID:,}); use random")
+
+
+def _least_tree(arch: SwinArch, found: Findings) -> dict[str, Domain]:
+    """The space, with the least that could be meant in place of what could not be read."""
+    methods: dict[str, Section | None] = {}
+    for name, model in {**_METHODS, "classifier": ClassifierSection}.items():
+        fields = found.section("petl", name)
+        for path in found.failed:
+            if path[:2] == ("petl", name) and len(path) == 3:
+                key = str(path[2])
+                fields[key] = _LEAST.get(key, model.model_fields[key].default)
+        methods[name] = model.model_construct(**fields) if fields else None
+    petl = PetlSection.model_construct(**methods)  # type: ignore[arg-type]
+    training = {**found.section("training")}
+    for required in ("learning_rate", "epochs", "batch_size"):
+        training.setdefault(required, Fixed(value=1))
+    return space_tree(petl, TrainingSection.model_construct(**training), arch)
+
+
+def _numbers(domain: Domain) -> list[float]:
+    """The ends of a range, or every number of a choice."""
+    if isinstance(domain, IntRange | FloatRange):
+        return [domain.low, domain.high]
+    return [float(member) for member in domain.members()]  # type: ignore[arg-type]

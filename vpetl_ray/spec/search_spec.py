@@ -1,0 +1,252 @@
+"""A search space file as a value: the spec, and the space that it describes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, PrivateAttr
+
+from vpetl_ray.data.config import DataConfig
+from vpetl_ray.errors import SpecError
+from vpetl_ray.models.arch import SwinArch, count_backbone, get_arch
+from vpetl_ray.spec.document import Document
+from vpetl_ray.spec.document import Path as KeyPath
+from vpetl_ray.spec.dump import spec_to_dict, spec_to_yaml
+from vpetl_ray.spec.kinds import Given, Whole
+from vpetl_ray.spec.sections import (
+    DEMO_WEIGHTS,
+    BackboneSection,
+    BudgetSection,
+    DataSection,
+    PetlSection,
+    ResourcesSection,
+    SearchSection,
+    Section,
+    TrackingSection,
+    TrainingSection,
+)
+from vpetl_ray.spec.special_kinds import AllOf, Name, budget_in_parameters
+from vpetl_ray.tuning.domains import Choice, Domain, Fixed, Value, as_domain
+from vpetl_ray.tuning.space import Space
+from vpetl_ray.tuning.space_size import smallest_values
+from vpetl_ray.tuning.start import StartPlan, plan_start
+
+OBJECTIVES = ("top1", "trainable_params")
+
+
+class SearchSpec(Section):
+    """A whole search space file, checked, with every default filled in."""
+
+    name: Annotated[str, Given(Name())] = Field(
+        description="Name of the search and of its results folder; by default the file's."
+    )
+    seed: Annotated[int, Given(Whole(low=0, high=2**32 - 1))] = Field(
+        default=0, description="Of everything that is drawn."
+    )
+    data: DataSection = Field(default_factory=DataSection, description="The videos.")
+    backbone: BackboneSection = Field(
+        default_factory=BackboneSection, description="The frozen network."
+    )
+    petl: PetlSection = Field(
+        default_factory=PetlSection, description="What is added to it and searched."
+    )
+    training: TrainingSection = Field(description="How every trial is trained.")
+    budget: BudgetSection = Field(default_factory=BudgetSection, description="The limit.")
+    objectives: Annotated[tuple[str, ...], Given(AllOf(options=OBJECTIVES))] = Field(
+        default=OBJECTIVES, description="What the front is a front of."
+    )
+    search: SearchSection = Field(default_factory=SearchSection, description="The sampler.")
+    resources: ResourcesSection = Field(
+        default_factory=ResourcesSection, description="CPUs and GPUs."
+    )
+    tracking: TrackingSection = Field(default_factory=TrackingSection, description="MLflow.")
+
+    _document: Document | None = PrivateAttr(default=None)
+    """The text it was read from, for the lines in messages."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SearchSpec) and self.to_dict() == other.to_dict()
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    @cached_property
+    def arch(self) -> SwinArch:
+        """The backbone's architecture."""
+        return get_arch(self.backbone.arch)
+
+    @property
+    def uses_demo_weights(self) -> bool:
+        """Whether the backbone is the one that comes along."""
+        return self.backbone.weights == DEMO_WEIGHTS
+
+    def data_config(self) -> DataConfig:
+        """What the data floor needs to know."""
+        given = {name: getattr(self.data, name) for name in DataSection.model_fields}
+        given.pop("num_classes")
+        return DataConfig(**given)
+
+    def space(self, num_classes: int | None = None) -> Space:
+        """The space that is searched.
+
+        Args:
+            num_classes: of the data; by default what the spec says.
+
+        Raises:
+            SpecError: the number of classes is not known.
+        """
+        tree = space_tree(self.petl, self.training, self.arch)
+        return Space(arch=self.arch, num_classes=self.classes(num_classes), tree=tree)
+
+    def classes(self, num_classes: int | None = None) -> int:
+        """`num_classes`, else what the spec says; a SpecError if neither does."""
+        known = num_classes or self.data.num_classes
+        if known is None:
+            raise SpecError(
+                "data.num_classes: is needed where the data set is not opened; give it a number"
+            )
+        return known
+
+    def budget_limit(self, num_classes: int | None = None) -> int:
+        """Most trainable parameters of a config; without a budget, those of the largest one."""
+        given = self.given_budget
+        return self.space(num_classes).summary().largest if given is None else given
+
+    @property
+    def given_budget(self) -> int | None:
+        """The budget as a number of parameters; None is no limit."""
+        return budget_in_parameters(self.budget.trainable_params, count_backbone(self.arch))
+
+    def check_budget(self, num_classes: int | None = None) -> None:
+        """Check that the budget allows the smallest config.
+
+        Args:
+            num_classes: of the data; by default what the spec says.
+
+        Raises:
+            SpecError: it does not; or the data has not as many classes as the spec says.
+        """
+        stated = self.data.num_classes
+        if None not in (num_classes, stated) and num_classes != stated:
+            text = f"the data has {num_classes} classes, the spec says {stated}"
+            raise SpecError(self._sentence(("data", "num_classes"), text))
+        text = budget_mistake(self.budget, self.space(num_classes))
+        if text:
+            raise SpecError(self._sentence(("budget", "trainable_params"), text))
+
+    def check_files(self) -> None:
+        """Check that the data's folder and the weights file exist.
+
+        Raises:
+            SpecError: one of them does not.
+        """
+        wrong = []
+        if self.data.path is not None and not Path(self.data.path).is_dir():
+            wrong.append(self._sentence(("data", "path"), f"no folder {self.data.path}"))
+        if not self.uses_demo_weights and not Path(self.backbone.weights).is_file():
+            text = f"no file {self.backbone.weights}"
+            wrong.append(self._sentence(("backbone", "weights"), text))
+        if wrong:
+            raise SpecError("\n".join(wrong))
+
+    def start_plan(self, num_classes: int | None = None) -> StartPlan:
+        """The configs that the search begins with, and which ones it cannot."""
+        names = [entry for entry in self.search.start if isinstance(entry, str)]
+        own = {
+            entry["name"]: start_values(entry, self.arch)
+            for entry in self.search.start
+            if not isinstance(entry, str)
+        }
+        space = self.space(num_classes)
+        return plan_start(space, names, own, budget=self.given_budget)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain values as YAML has them, every default filled in."""
+        return spec_to_dict(self)
+
+    def to_yaml(self) -> str:
+        """The resolved spec as a file; `load_spec` reads an equal one from it."""
+        return spec_to_yaml(self)
+
+    def _sentence(self, path: KeyPath, text: str) -> str:
+        where = f"{self._document.where(path)}: " if self._document else ""
+        return f"{where}{'.'.join(map(str, path))}: {text}"
+
+
+def space_tree(petl: PetlSection, training: TrainingSection, arch: SwinArch) -> dict[str, Domain]:
+    """The spec's domains as `Space` wants them: flat, and with stages by number."""
+    tree: dict[str, Domain] = {}
+    for name, section in _subsections(petl):
+        for field in type(section).model_fields:
+            tree[f"petl.{name}.{field}"] = as_domain(getattr(section, field))
+    for field in TrainingSection.model_fields:
+        tree[f"training.{field}"] = as_domain(getattr(training, field))
+    return {path: _with_numbers(path, domain, arch) for path, domain in tree.items()}
+
+
+def start_values(entry: Mapping[str, Any], arch: SwinArch) -> dict[str, Value]:
+    """The user's start config as flat values; its values must have been checked."""
+    values: dict[str, Value] = {}
+    for path, value in flat_entry(entry):
+        plain = tuple(value) if isinstance(value, list) else value
+        domain = _with_numbers(".".join(path), Fixed(value=plain), arch)
+        values[".".join(path)] = domain.value if isinstance(domain, Fixed) else plain
+    return values
+
+
+def flat_entry(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
+    """Every value of a start config with its path."""
+    for part in ("petl", "training"):
+        for key, value in entry.get(part, {}).items():
+            if isinstance(value, dict):
+                yield from (((part, key, inner), v) for inner, v in value.items())
+            else:
+                yield (part, key), value
+
+
+def budget_mistake(budget: BudgetSection, space: Space) -> str | None:
+    """What is wrong with the budget of this space, or None."""
+    num_backbone = count_backbone(space.arch)
+    limit = budget_in_parameters(budget.trainable_params, num_backbone)
+    if limit is None:
+        return None
+    smallest = space.build(smallest_values(space))
+    count = space.count(smallest)
+    if limit >= count:
+        return None
+    got = spaced(limit)
+    if isinstance(budget.trainable_params, str):
+        of = f" of {spaced(num_backbone)}" if "%" in budget.trainable_params else ""
+        got = f"{budget.trainable_params}{of} = {got}"
+    return (
+        f"must be at least {spaced(count)} (the smallest config of this space: "
+        f"{smallest.describe()}), got {got}"
+    )
+
+
+def spaced(number: int) -> str:
+    """`1 234 567`."""
+    return f"{number:,}".replace(",", " ")
+
+
+def _subsections(section: Section) -> Iterator[tuple[str, Section]]:
+    for name in type(section).model_fields:
+        value = getattr(section, name)
+        if isinstance(value, Section):
+            yield name, value
+
+
+def _with_numbers(path: str, domain: Domain, arch: SwinArch) -> Domain:
+    """`all` stages of this architecture as a tuple of numbers."""
+    if not path.endswith(".stages"):
+        return domain
+    every = tuple(range(1, arch.num_stages + 1))
+    if isinstance(domain, Fixed):
+        return Fixed(value=every) if domain.value == "all" else domain
+    if isinstance(domain, Choice):
+        return replace(domain, options=tuple(every if o == "all" else o for o in domain.options))
+    return domain

@@ -1,0 +1,281 @@
+"""The sections of a search space file: every key, what it may be, and its default.
+
+The descriptions are the reference that the documentation prints. A field marked `Searched` takes
+a domain in place of a value; `Given` ones take one value.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field
+
+from vpetl_ray.models.arch import ARCHS
+from vpetl_ray.petl.bottleneck import ACTIVATIONS
+from vpetl_ray.petl.methods.adapter import PLACEMENTS
+from vpetl_ray.petl.methods.patt import TARGETS
+from vpetl_ray.spec.kinds import Flag, Given, Number, Searched, Several, Text, Whole, Word
+from vpetl_ray.spec.special_kinds import Budget, StartList, TrackingUri
+from vpetl_ray.training.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
+from vpetl_ray.tuning.domains import Domain, Fixed
+from vpetl_ray.tuning.samplers import SAMPLERS
+from vpetl_ray.tuning.start import START_CONFIGS
+
+SOURCES = ("demo", "folder")
+DEMO_WEIGHTS = "demo"
+
+Auto: TypeAlias = Literal["auto"]
+_SEVERAL_STAGES = Several(item=Whole(low=1, high=64), words=("all",))
+_WIDTH = Whole(low=1, high=65_536)
+_SCALE = Number(above=0, words=("learned",))
+_ACTIVATION = Word(options=tuple(ACTIVATIONS))
+
+
+class Section(BaseModel):
+    """A mapping of the file; unknown keys are mistakes and nothing changes after loading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+class DataSection(Section):
+    """Which videos, what of each is stored, and what the network sees of it."""
+
+    source: Annotated[str, Given(Word(options=SOURCES))] = Field(
+        default="demo",
+        description="demo: handwriting in motion, made on the spot. folder: class/video files.",
+    )
+    path: Annotated[str | None, Given(Text(what="a folder", nullable=True))] = Field(
+        default=None,
+        description="The data set's folder; a relative one is looked for beside the spec file.",
+    )
+    num_classes: Annotated[int | None, Given(Whole(low=2, high=100_000, nullable=True))] = Field(
+        default=None, description="Number of classes; by default counted in the data."
+    )
+    frames: Annotated[int | None, Given(Whole(low=1, high=512, nullable=True))] = Field(
+        default=None, description="Frames in a clip. Default 8."
+    )
+    stride: Annotated[int | None, Given(Whole(low=1, high=512, nullable=True))] = Field(
+        default=None,
+        description="Distance between two frames of a clip in the video. Default 2; the demo 1.",
+    )
+    size: Annotated[int | None, Given(Whole(low=8, high=2048, nullable=True))] = Field(
+        default=None,
+        description="Height and width of the network's input in pixels. Default 224; the demo 32.",
+    )
+    short_side: Annotated[int | None, Given(Whole(low=8, high=2048, nullable=True))] = Field(
+        default=None,
+        description="Shorter side of a stored clip. Default size x 256/224 where crops are random.",
+    )
+    sampling: Annotated[str | None, Given(Word(options=("dense", "uniform"), nullable=True))] = (
+        Field(
+            default=None,
+            description="dense: a run of frames from the centre. uniform: spread over the video.",
+        )
+    )
+    train_crop: Annotated[str | None, Given(Word(options=("random", "centre"), nullable=True))] = (
+        Field(
+            default=None,
+            description="random: Video Swin's resized crops. centre: the same view in every epoch.",
+        )
+    )
+    flip: Annotated[float | None, Given(Number(low=0, high=1, nullable=True))] = Field(
+        default=None,
+        description="Probability of a mirrored clip in training. Default 0.5; the demo 0.",
+    )
+    val_share: Annotated[float, Given(Number(above=0, below=0.5))] = Field(
+        default=0.1,
+        description="Share of the training videos held out where there is no validation split.",
+    )
+    split_seed: Annotated[int, Given(Whole(low=0, high=2**32 - 1))] = Field(
+        default=0, description="Which videos are held out."
+    )
+    max_skipped_share: Annotated[float, Given(Number(low=0, below=1))] = Field(
+        default=0.05, description="Share of unreadable videos above which it is an error."
+    )
+
+
+class BackboneSection(Section):
+    """The frozen network."""
+
+    arch: Annotated[str, Given(Word(options=tuple(ARCHS)))] = Field(
+        default="swin3d_nano", description="Name of the architecture."
+    )
+    weights: Annotated[str, Given(Text(what="'demo' or a file"))] = Field(
+        default=DEMO_WEIGHTS,
+        description="demo: the pretrained nano network that comes along; else a checkpoint file.",
+    )
+
+
+class PattSection(Section):
+    """PATT: a bottleneck of its own beside the queries, keys and values of attention."""
+
+    enabled: Annotated[Domain, Searched(Flag())] = Field(
+        default=Fixed(value=True), description="Whether it is there; no target turns it off too."
+    )
+    targets: Annotated[Domain, Searched(Several(item=Word(options=TARGETS), order=TARGETS))] = (
+        Field(default=Fixed(value=("k", "v")), description="Which of q, k, v it is added to.")
+    )
+    d_bottle: Annotated[Domain, Searched(_WIDTH)] = Field(description="Width of the bottleneck.")
+    scale: Annotated[Domain, Searched(_SCALE)] = Field(
+        default=Fixed(value=0.8), description="The factor s: a number, or learned."
+    )
+    activation: Annotated[Domain, Searched(_ACTIVATION)] = Field(
+        default=Fixed(value="tanh"), description="Between the two projections."
+    )
+    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
+        default=Fixed(value="all"), description="Stages whose blocks get it, from 1."
+    )
+
+
+class AdapterSection(Section):
+    """Adapter: a bottleneck beside or after the MLP of a block."""
+
+    enabled: Annotated[Domain, Searched(Flag())] = Field(
+        default=Fixed(value=True), description="Whether it is there."
+    )
+    placement: Annotated[Domain, Searched(Word(options=PLACEMENTS))] = Field(
+        default=Fixed(value="parallel"),
+        description="parallel: beside the MLP. sequential: after it.",
+    )
+    d_bottle: Annotated[Domain, Searched(_WIDTH)] = Field(description="Width of the bottleneck.")
+    scale: Annotated[Domain, Searched(_SCALE)] = Field(
+        default=Fixed(value=0.1), description="The factor s: a number, or learned."
+    )
+    activation: Annotated[Domain, Searched(_ACTIVATION)] = Field(
+        default=Fixed(value="relu"), description="Between the two projections."
+    )
+    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
+        default=Fixed(value="all"), description="Stages whose blocks get it, from 1."
+    )
+
+
+class ClassifierSection(Section):
+    """The last layer."""
+
+    train: Annotated[Domain, Searched(Flag())] = Field(
+        default=Fixed(value=True),
+        description="Whether it is trained; with every method off it always is, if it may be.",
+    )
+
+
+class PetlSection(Section):
+    """What is added to the backbone and trained; a method that is not named is not searched."""
+
+    patt: PattSection | None = Field(default=None, description="Parallel attention (PATT).")
+    adapter: AdapterSection | None = Field(default=None, description="Adapter.")
+    classifier: ClassifierSection = Field(
+        default_factory=ClassifierSection, description="The last layer."
+    )
+
+
+class TrainingSection(Section):
+    """How every trial is trained."""
+
+    learning_rate: Annotated[Domain, Searched(Number(above=0, high=1000))] = Field(
+        description="Peak learning rate."
+    )
+    epochs: Annotated[Domain, Searched(Whole(low=1, high=100_000))] = Field(
+        description="Passes over the training clips."
+    )
+    batch_size: Annotated[Domain, Searched(Whole(low=1, high=65_536))] = Field(
+        description="Clips a step, over all workers of a group together."
+    )
+    optimizer: Annotated[Domain, Searched(Word(options=OPTIMIZERS))] = Field(
+        default=Fixed(value="adamw"), description="The optimiser."
+    )
+    weight_decay: Annotated[Domain, Searched(Number(low=0))] = Field(
+        default=Fixed(value=0.0), description="Decay of matrices; biases and norms never decay."
+    )
+    momentum: Annotated[Domain, Searched(Number(low=0, below=1))] = Field(
+        default=Fixed(value=0.9), description="Of sgd."
+    )
+    schedule: Annotated[Domain, Searched(Word(options=SCHEDULES))] = Field(
+        default=Fixed(value="one_cycle"), description="Learning rate over time."
+    )
+    warmup_epochs: Annotated[Domain, Searched(Number(low=0))] = Field(
+        default=Fixed(value=0.0), description="Epochs of linear rise at the start."
+    )
+    label_smoothing: Annotated[Domain, Searched(Number(low=0, below=1))] = Field(
+        default=Fixed(value=0.0), description="Probability given to the wrong classes together."
+    )
+    drop_path: Annotated[Domain, Searched(Number(low=0, below=1))] = Field(
+        default=Fixed(value=0.0), description="Stochastic depth at the last block."
+    )
+    grad_clip: Annotated[Domain, Searched(Number(above=0, nullable=True))] = Field(
+        default=Fixed(value=None), description="Largest norm of the gradient; null: any."
+    )
+    precision: Annotated[Domain, Searched(Word(options=PRECISIONS))] = Field(
+        default=Fixed(value="fp32"), description="fp32, or bf16 under autocast."
+    )
+    eval_batch_size: Annotated[int, Given(Whole(low=1, high=65_536))] = Field(
+        default=256, description="Clips a step where nothing is trained, a worker."
+    )
+    probe_epochs: Annotated[Domain, Searched(Whole(low=1, high=100_000))] = Field(
+        default=Fixed(value=100),
+        description="Epochs where only the classifier is trained: its features are computed once.",
+    )
+    probe_learning_rate: Annotated[Domain, Searched(Number(above=0, high=1000))] = Field(
+        default=Fixed(value=3e-2),
+        description="Peak learning rate where only the classifier is trained.",
+    )
+
+
+class BudgetSection(Section):
+    """What a config may cost; nothing above it is ever trained."""
+
+    trainable_params: Annotated[str | int | None, Given(Budget(nullable=True))] = Field(
+        default=None,
+        description="A count (5M, 120k, 45000) or a share of the backbone (2%); null: no limit.",
+    )
+
+
+class SearchSection(Section):
+    """How the space is searched."""
+
+    trials: Annotated[int, Given(Whole(low=1, high=1_000_000))] = Field(
+        default=30, description="Configs that are trained; infeasible ones do not count."
+    )
+    sampler: Annotated[str, Given(Word(options=tuple(SAMPLERS)))] = Field(
+        default="tpe", description="Who proposes configs."
+    )
+    start: Annotated[tuple[Any, ...], Given(StartList())] = Field(
+        default=tuple(START_CONFIGS),
+        description="Configs tried first: names of known ones, or mappings with a name, "
+        "petl and training values. What this space does not contain is left out.",
+    )
+    max_minutes: Annotated[float | None, Given(Number(above=0, nullable=True))] = Field(
+        default=None, description="No trial is started after this many minutes; null: no limit."
+    )
+    max_rejects: Annotated[int, Given(Whole(low=1, high=1_000_000))] = Field(
+        default=500,
+        description="Infeasible or repeated proposals in a row that mean the space is exhausted.",
+    )
+
+
+class ResourcesSection(Section):
+    """What a search uses of the machine or cluster."""
+
+    groups: Annotated[Auto | int, Given(Whole(low=1, high=10_000, words=("auto",)))] = Field(
+        default="auto", description="Trials at a time, each in a worker group; auto: what fits."
+    )
+    workers_per_group: Annotated[int, Given(Whole(low=1, high=10_000))] = Field(
+        default=1, description="Processes that train one trial together (DDP)."
+    )
+    cpus_per_worker: Annotated[int, Given(Whole(low=1, high=1024))] = Field(
+        default=1, description="CPU cores, and threads, of a worker."
+    )
+    gpus_per_worker: Annotated[Auto | int, Given(Whole(low=0, high=1, words=("auto",)))] = Field(
+        default="auto", description="GPUs of a worker; auto: 1 where the cluster has any."
+    )
+
+
+class TrackingSection(Section):
+    """Where MLflow keeps the search."""
+
+    uri: Annotated[str, Given(TrackingUri())] = Field(
+        default="auto",
+        description="MLflow's tracking URI; auto: MLFLOW_TRACKING_URI, else a file in the results.",
+    )
+    experiment: Annotated[str, Given(Text(max_length=200))] = Field(
+        default="vpetl_ray", description="MLflow experiment."
+    )

@@ -1,0 +1,165 @@
+"""Kinds that one key alone has: the budget, names, the list of start configs, the tracking URI."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from typing import Any
+from urllib.parse import urlsplit
+
+from vpetl_ray.spec.kinds import Kind, Text, Wrong, nearest, read_items, show
+from vpetl_ray.tuning.start import START_CONFIGS
+
+_COUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kKmM]?)")
+_SHARE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
+_SECRET_WORDS = ("password", "passwd", "token", "secret", "apikey", "api_key")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget(Kind):
+    """A count (`5M`, `120k`, `45000`) or a share of the backbone (`2%`), kept as it is written."""
+
+    @property
+    def allowed(self) -> str:
+        return "a count such as 45000, 120k or 5M, or a share of the backbone such as 2%"
+
+    def _read(self, raw: object) -> str | int:
+        if isinstance(raw, float) and raw.is_integer():
+            raw = int(raw)
+        if isinstance(raw, int) and not isinstance(raw, bool) and 0 <= raw < 10**15:
+            return raw
+        if isinstance(raw, str) and (_COUNT.fullmatch(raw) or _SHARE.fullmatch(raw)):
+            return raw
+        raise self.wrong(raw)
+
+
+def budget_in_parameters(budget: str | int | None, num_backbone: int) -> int | None:
+    """The budget as a number of parameters; None is no limit.
+
+    Args:
+        budget: what `Budget` accepts.
+        num_backbone: parameters of the backbone, of which a share is taken.
+    """
+    if budget is None or isinstance(budget, int):
+        return budget
+    if share := _SHARE.fullmatch(budget):
+        # In whole numbers: 7% of 100 must be 7, and as floats it is not.
+        return int(num_backbone * _scaled(share[1]) // (100 * 10**9))
+    count = _COUNT.fullmatch(budget)
+    if count is None:
+        raise ValueError(f"{budget!r} is no budget")
+    return int(_scaled(count[1]) * _FACTORS[count[2].lower()] // 10**9)
+
+
+def _scaled(number: str) -> int:
+    whole, _, decimals = number.partition(".")
+    return int(whole + decimals.ljust(9, "0"))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Name(Kind):
+    """A name that can be a folder on every system."""
+
+    @property
+    def allowed(self) -> str:
+        return "a name of letters, digits, '.', '_' and '-' that starts with a letter or digit"
+
+    def _read(self, raw: object) -> str:
+        if isinstance(raw, str) and _NAME.fullmatch(raw):
+            return raw
+        raise self.wrong(raw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AllOf(Kind):
+    """A list of words that must all be there."""
+
+    options: tuple[str, ...]
+
+    @property
+    def allowed(self) -> str:
+        return f"[{', '.join(self.options)}]"
+
+    def _read(self, raw: object) -> tuple[str, ...]:
+        if isinstance(raw, list | tuple):
+            for i, word in enumerate(raw):
+                if word not in self.options:
+                    allowed = ", ".join(self.options)
+                    raise Wrong(f"{show(word)} is not one of {allowed}", (i,))
+            if sorted(raw) == sorted(self.options):
+                return self.options
+        raise self.wrong(raw)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrackingUri(Text):
+    """A tracking URI without a secret in it: the spec is written to disk and logged."""
+
+    @property
+    def allowed(self) -> str:
+        return "'auto' or a tracking URI"
+
+    def _read(self, raw: object) -> str:
+        text = super()._read(raw)
+        if _has_secret(text):
+            # The value is not shown: messages end up in logs.
+            raise Wrong(
+                "holds a password or token; set MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME "
+                "and MLFLOW_TRACKING_PASSWORD, in the environment instead"
+            )
+        return text
+
+
+def _has_secret(uri: str) -> bool:
+    try:
+        parts = urlsplit(uri)
+    except ValueError:
+        return "@" in uri
+    words = parts.query.lower()
+    return "@" in parts.netloc or any(word in words for word in _SECRET_WORDS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig(Kind):
+    """The name of a known start config, or a mapping with a name of its own."""
+
+    @property
+    def allowed(self) -> str:
+        known = ", ".join(START_CONFIGS)
+        return f"one of {known}, or a mapping with name, petl and training"
+
+    def _read(self, raw: object) -> str | dict[str, Any]:
+        if isinstance(raw, str):
+            # `linear probe` is how tables call it.
+            name = raw.replace(" ", "_")
+            if name in START_CONFIGS:
+                return name
+            known = tuple(START_CONFIGS)
+            raise Wrong(f"{show(raw)} is not one of {', '.join(known)}{nearest(name, known)}")
+        if not isinstance(raw, dict):
+            raise self.wrong(raw)
+        for key in raw:
+            if key not in {"name", "petl", "training"}:
+                raise Wrong(f"unknown key {show(key)}; allowed are name, petl, training", (key,))
+        for key in ("petl", "training"):
+            if not isinstance(raw.get(key, {}), dict):
+                raise Wrong(f"{key} must be a mapping, got {show(raw[key])}", (key,))
+        if "name" not in raw:
+            raise Wrong("a start config of your own needs a name")
+        return {**raw, "name": Text(what="a name", max_length=60).read(raw["name"])}
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartList(Kind):
+    """The start configs, in order."""
+
+    @property
+    def allowed(self) -> str:
+        return f"a list, each {StartConfig().allowed}"
+
+    def _read(self, raw: object) -> tuple[Any, ...]:
+        if not isinstance(raw, list | tuple):
+            raise self.wrong(raw)
+        return tuple(read_items(StartConfig(), raw, ()))

@@ -1,0 +1,203 @@
+"""The configs that a search begins with: the linear probe, the paper's own settings, the user's.
+
+The paper: Yu et al., Towards a Unified View on Visual Parameter-Efficient Transfer Learning. Its
+settings are for Swin-B and may not be members of a space as they stand: numbers are moved to the
+nearest member, and widths are narrowed until the budget allows them, the nearest combination
+first. What the paper does not fix for every backbone, the learning rate above all, is taken from
+the middle of its domain.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from types import MappingProxyType
+from typing import NamedTuple, TypeAlias
+
+from vpetl_ray.tuning.domains import Domain, FloatRange, IntRange, Subset, Value
+from vpetl_ray.tuning.space import CLASSIFIER, NothingToTrain, Picker, Space, Values, grid_members
+
+_MAX_WIDTHS = 64
+Wish: TypeAlias = Mapping[str, Mapping[str, Value]]
+
+_PATT: Mapping[str, Value] = {
+    "targets": ("k", "v"),
+    "d_bottle": 128,
+    "scale": 0.8,
+    "activation": "tanh",
+}
+_ADAPTER: Mapping[str, Value] = {
+    "placement": "parallel",
+    "d_bottle": 64,
+    "scale": 0.1,
+    "activation": "relu",
+}
+
+START_CONFIGS: Mapping[str, Wish] = MappingProxyType(
+    {
+        "linear_probe": {},
+        "paper_adapter": {"adapter": _ADAPTER},
+        "paper_patt_kv": {"patt": _PATT},
+        "paper_swin_bapat": {"adapter": _ADAPTER, "patt": _PATT},
+    }
+)
+"""Name to the methods that are on and what they are set to; the others are off."""
+
+
+class StartTrial(NamedTuple):
+    """A named config that is proposed before the sampler is asked."""
+
+    name: str
+    values: Values
+
+
+@dataclass(frozen=True, kw_only=True)
+class StartPlan:
+    """What a search begins with."""
+
+    trials: tuple[StartTrial, ...]
+    """In the order in which they are proposed."""
+    left_out: Mapping[str, str]
+    """Name to the reason why this space or budget has no such config."""
+
+
+def plan_start(
+    space: Space, names: Sequence[str], own: Mapping[str, Values], *, budget: int | None = None
+) -> StartPlan:
+    """Find the configs of `space` that the search begins with.
+
+    Args:
+        space: what is searched.
+        names: of `START_CONFIGS`.
+        own: the user's configs, name to the values of some paths. A method of which no path is
+            named is off if the space allows it; other values are taken from the middle.
+        budget: most trainable parameters allowed; None allows all.
+
+    Raises:
+        KeyError: an unknown name.
+        ValueError: one of `own` has a value outside its domain.
+    """
+    trials: list[StartTrial] = []
+    left_out: dict[str, str] = {}
+    for name in names:
+        try:
+            values = _paper_values(space, START_CONFIGS[name], budget)
+        except _NotInSpace as error:
+            left_out[name] = str(error)
+        else:
+            trials.append(StartTrial(name.replace("_", " "), values))
+    trials += [StartTrial(name, own_values(space, values)) for name, values in own.items()]
+    return StartPlan(trials=tuple(trials), left_out=left_out)
+
+
+def own_values(space: Space, given: Values) -> Values:
+    """The user's values, completed.
+
+    Raises:
+        ValueError: a value outside its domain, or a path that the space does not have.
+    """
+    for path, value in given.items():
+        if path not in space.domains:
+            raise ValueError(f"{path} is not in this space")
+        if not space.domains[path].contains(value):
+            raise ValueError(f"{path}: {value!r} is not in its domain")
+    wanted = dict(given)
+    for name in space.methods:
+        if not any(path.startswith(f"petl.{name}.") for path in given):
+            wanted.update(space.off_values(name) or {})
+    return space.walk(_picker(wanted))
+
+
+def middle(domain: Domain) -> Value:
+    """A value to take where nobody asks for another one: the middle, all items, the first word."""
+    match domain:
+        case FloatRange():
+            return domain.middle
+        case IntRange():
+            centre = math.sqrt(domain.low * domain.high) if domain.log else None
+            return domain.nearest(centre or (domain.low + domain.high) / 2)
+        case Subset():
+            return domain.items
+    members = list(grid_members(domain, 1))
+    is_ordered = all(isinstance(m, int | float) and not isinstance(m, bool) for m in members)
+    return members[len(members) // 2] if is_ordered else members[0]
+
+
+class _NotInSpace(Exception):  # noqa: N818 - never leaves this file
+    """The space, or its part within the budget, has no such config."""
+
+
+def _paper_values(space: Space, wish: Wish, budget: int | None) -> Values:
+    wanted = _wanted(space, wish)
+    for widths in _by_distance(space, wish):
+        values = space.walk(_picker({**wanted, **widths}))
+        try:
+            config = space.build(values)
+        except NothingToTrain as error:
+            raise _NotInSpace("the classifier is frozen in this space") from error
+        if budget is None or space.count(config) <= budget:
+            return values
+    raise _NotInSpace("it is over the budget at any width of this space")
+
+
+def _wanted(space: Space, wish: Wish) -> dict[str, Value]:
+    wanted: dict[str, Value] = {CLASSIFIER: _member(space, CLASSIFIER, True)}
+    for name in wish:
+        if name not in space.methods:
+            raise _NotInSpace(f"this space has no {name}")
+    for name in space.methods:
+        if name in wish:
+            wanted.update(_on_values(space, name, wish[name]))
+            continue
+        off = space.off_values(name)
+        if off is None:
+            raise _NotInSpace(f"{name} is always on in this space")
+        wanted.update(off)
+    return wanted
+
+
+def _on_values(space: Space, name: str, fields: Mapping[str, Value]) -> dict[str, Value]:
+    """The method's wish as members of the space, its widths aside."""
+    wish = {"enabled": True, "stages": tuple(range(1, space.arch.num_stages + 1)), **fields}
+    domains = space.field_domains(name)
+    values = {}
+    for field in (field for field in domains if field != "d_bottle"):
+        path = f"petl.{name}.{field}"
+        if field == "stages":
+            values[path] = domains[field].nearest(wish[field]) or middle(domains[field])
+        else:
+            values[path] = _member(space, path, wish[field])
+    return values
+
+
+def _member(space: Space, path: str, value: Value) -> Value:
+    nearest = space.domains[path].nearest(value)
+    is_number = isinstance(value, int | float) and not isinstance(value, bool)
+    if nearest is None or (not is_number and not space.domains[path].contains(value)):
+        raise _NotInSpace(f"{path} cannot be {value!r} in this space")
+    return nearest
+
+
+def _by_distance(space: Space, wish: Wish) -> Iterator[dict[str, Value]]:
+    """Every combination of widths, the one closest to the wish (by ratio) first."""
+    paths = [f"petl.{name}.d_bottle" for name in wish]
+    members = [_widths(space.domains[path]) for path in paths]
+    targets = [float(wish[name]["d_bottle"]) for name in wish]  # type: ignore[arg-type]
+
+    def distance(widths: tuple[int, ...]) -> float:
+        return sum(abs(math.log(w / t)) for w, t in zip(widths, targets, strict=True))
+
+    for widths in sorted(product(*members), key=distance):
+        yield dict(zip(paths, widths, strict=True))
+
+
+def _widths(domain: Domain) -> list[int]:
+    members = [int(member) for member in grid_members(domain, 1)]  # type: ignore[arg-type]
+    step = max(1, math.ceil(len(members) / _MAX_WIDTHS))
+    return sorted({*members[::step], members[-1]})
+
+
+def _picker(wanted: Values) -> Picker:
+    return lambda path, domain: wanted.get(path, middle(domain))
