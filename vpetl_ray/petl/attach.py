@@ -100,6 +100,17 @@ class Attached:
         tensors = {**self.trainable, **dict(self._head())}
         return {name: tensor.detach().cpu().clone() for name, tensor in tensors.items()}
 
+    def backbone_state(self) -> dict[str, Tensor]:
+        """Give the backbone's own tensors as they were before `attach`, without the classifier."""
+        trained = zip(self._unfrozen, self._old_values, strict=True)
+        before = {unfrozen.parameter: old for unfrozen, old in trained}
+        head = set(self.model.head.parameters())
+        return {
+            name: before.get(parameter, parameter).detach()
+            for name, parameter in self.model.named_parameters()
+            if parameter in self._was_trainable and parameter not in head
+        }
+
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
         """Put back what `state_dict` gave.
 
