@@ -9,6 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 import ray
+from ray.util.placement_group import PlacementGroup
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vpetl_ray.tuning.dispatcher import Dispatcher
@@ -36,6 +37,7 @@ class DispatcherActor:
         self._changed = asyncio.Event()
         self._breakdowns: dict[int, str] = {}
         self._workers: dict[tuple[int, int], Any] = {}
+        self._placements: dict[int, PlacementGroup | None] = {}
 
     # ---- the search's side ------------------------------------------------------------------
 
@@ -101,6 +103,11 @@ class DispatcherActor:
         """Give the actor handles of the groups' workers, dead ones included."""
         return list(self._workers.values())
 
+    async def placements_of(self, group: int) -> list[PlacementGroup]:
+        """Give the group's last placement group, which is its only one."""
+        placement = self._placements.get(group)
+        return [] if placement is None else [placement]
+
     # ---- the groups' side -------------------------------------------------------------------
 
     async def open_group(self, group: int, world_size: int) -> int:
@@ -153,9 +160,12 @@ class DispatcherActor:
         self._dispatcher.failed(lease, rank, reason, is_clean=is_clean)
         self._wake()
 
-    async def register_worker(self, group: int, rank: int, worker: Any) -> None:
-        """Note the actor handle of a group's present worker, for `workers`."""
+    async def register_worker(
+        self, group: int, rank: int, worker: Any, placement: PlacementGroup | None
+    ) -> None:
+        """Note the actor handle and placement group of a group's present worker."""
         self._workers[group, rank] = worker
+        self._placements[group] = placement
 
     async def broken(self, group: int, reason: str) -> None:
         """Note that a group could not be set up, for `breakdowns`."""

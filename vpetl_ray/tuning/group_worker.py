@@ -46,7 +46,10 @@ def serve_group(config: GroupConfig) -> None:
     context = _make_context(config)
     dispatcher = config["dispatcher"]
     dispatcher.register_worker.remote(
-        context.group, context.rank, ray.get_runtime_context().current_actor
+        context.group,
+        context.rank,
+        ray.get_runtime_context().current_actor,
+        ray.util.get_current_placement_group(),
     )
     runner: TrialRunner | None = None
     try:

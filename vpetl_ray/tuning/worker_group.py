@@ -15,15 +15,15 @@ import shutil
 import tempfile
 import threading
 import time
-from importlib import import_module
-from typing import Any
 
 import ray
+from ray.util.placement_group import remove_placement_group
 
 from vpetl_ray.tuning.cluster import GroupPlan
-from vpetl_ray.tuning.group_worker import GroupConfig, LossCallback, serve_group
+from vpetl_ray.tuning.group_worker import GroupConfig
 from vpetl_ray.tuning.messages import DispatcherHandle
 from vpetl_ray.tuning.trial_protocol import GroupSetup
+from vpetl_ray.tuning.warm_trainer import TRAIN_SETTINGS, make_trainer
 
 logger = logging.getLogger(__name__)
 
@@ -33,19 +33,6 @@ CLOSE_SECONDS = 10.0
 KILL_SECONDS = 30.0
 """How long Ray Train may take to notice that and return."""
 
-_TRAIN_SETTINGS = {
-    # How often a controller looks after its workers: also the time in which an end is noticed.
-    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
-    # Each of these is an actor or a thread per group that nothing here reads.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-    "RAY_TRAIN_METRICS_ENABLED": "0",
-    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
-    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
-    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
-    # Trials run where the search was started, so that relative paths mean the same.
-    "RAY_CHDIR_TO_TRIAL_DIR": "0",
-}
-
 
 class WorkerGroups:
     """The groups of one search; made by `start_groups`, ended by `close`."""
@@ -54,8 +41,8 @@ class WorkerGroups:
         self.plan = plan
         self._dispatcher = dispatcher
         self._storage = tempfile.mkdtemp(prefix="vpetl_groups_")
-        self._environment = {name: os.environ.get(name) for name in _TRAIN_SETTINGS}
-        for name, value in _TRAIN_SETTINGS.items():
+        self._environment = {name: os.environ.get(name) for name in TRAIN_SETTINGS}
+        for name, value in TRAIN_SETTINGS.items():
             os.environ.setdefault(name, value)
         self._shared = ray.put(setup.shared)
         self._setup = dataclasses.replace(setup, shared=None)
@@ -85,7 +72,7 @@ class WorkerGroups:
         while self._num_running and time.monotonic() < deadline:
             if ray.get(self._dispatcher.stats.remote()).groups >= num_groups:
                 return True
-            time.sleep(0.1)
+            time.sleep(0.3)
         return False
 
     def close(self) -> None:
@@ -109,7 +96,14 @@ class WorkerGroups:
 
     def _run(self, group: int) -> None:
         try:
-            self._make_trainer(group).fit()
+            config = GroupConfig(
+                group=group,
+                dispatcher=self._dispatcher,
+                setup=self._setup,
+                shared=self._shared,
+                num_threads=max(1, int(self.plan.cpus_per_worker)),
+            )
+            make_trainer(config, self.plan, self._storage).fit()
         except Exception as error:
             if not self._is_closing:
                 logger.debug("worker group %d ended", group, exc_info=True)
@@ -124,44 +118,14 @@ class WorkerGroups:
     def _note_end(self, group: int, is_last: bool) -> None:
         try:
             ray.get(self._dispatcher.remove_group.remote(group))
+            for placement in ray.get(self._dispatcher.placements_of.remote(group)):
+                remove_placement_group(placement)
             if is_last:
                 causes = self._errors | ray.get(self._dispatcher.breakdowns.remote())
                 cause = next(iter(causes.values()), "its processes ended")
                 ray.get(self._dispatcher.abort.remote(f"no worker group is left: {cause}"))
         except ray.exceptions.RayError:
             logger.debug("the dispatcher was gone before group %d", group, exc_info=True)
-
-    def _make_trainer(self, group: int) -> Any:
-        train, train_torch = import_module("ray.train"), import_module("ray.train.torch")
-        plan = self.plan
-        backend = "nccl" if plan.gpus_per_worker else "gloo"
-        resources = {"CPU": float(plan.cpus_per_worker)}
-        if plan.gpus_per_worker:
-            resources["GPU"] = float(plan.gpus_per_worker)
-        config = GroupConfig(
-            group=group,
-            dispatcher=self._dispatcher,
-            setup=self._setup,
-            shared=self._shared,
-            num_threads=max(1, int(plan.cpus_per_worker)),
-        )
-        return train_torch.TorchTrainer(
-            serve_group,
-            train_loop_config=dict(config),
-            torch_config=train_torch.TorchConfig(backend=backend),
-            scaling_config=train.ScalingConfig(
-                num_workers=plan.workers_per_group,
-                use_gpu=bool(plan.gpus_per_worker),
-                resources_per_worker=resources,
-            ),
-            run_config=train.RunConfig(
-                name=f"group{group}",
-                storage_path=self._storage,
-                failure_config=train.FailureConfig(max_failures=-1),
-                callbacks=[LossCallback(group, self._dispatcher)],
-                worker_runtime_env={"env_vars": {"PYTHONDONTWRITEBYTECODE": ""}},
-            ),
-        )
 
     def _join(self, seconds: float) -> bool:
         deadline = time.monotonic() + seconds
@@ -186,6 +150,4 @@ def start_groups(setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandl
     Returns:
         The running groups. If all of them end before they are closed, every live trial fails.
     """
-    # Once here, and not in every thread at the same time.
-    import_module("ray.train.torch")
     return WorkerGroups(setup, plan, dispatcher)

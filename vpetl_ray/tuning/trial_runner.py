@@ -1,0 +1,169 @@
+"""The real trials: a warm worker's backbone, clips and features, and one config at a time in it.
+
+This is the only file of `tuning` that knows how a model is built and trained.
+"""
+
+import io
+import warnings
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+
+from vpetl_ray.data.clip_store import ClipStore
+from vpetl_ray.data.config import ViewSpec
+from vpetl_ray.errors import CheckpointError
+from vpetl_ray.models.arch import SwinArch
+from vpetl_ray.models.checkpoints import load_backbone
+from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.petl.attach import HEAD, Attached, attach
+from vpetl_ray.training.evaluation import evaluate
+from vpetl_ray.training.features import DEFAULT_MAX_BYTES, FeatureCache
+from vpetl_ray.training.loop import FineTuning
+from vpetl_ray.tuning.messages import Task
+from vpetl_ray.tuning.space import TrialConfig
+from vpetl_ray.tuning.trial_protocol import EpochOutput, GroupSetup, WorkerContext
+
+BackboneArrays = Mapping[str, NDArray[Any]]
+"""A backbone's tensors by name, without classifier."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class FineTuningSetup:
+    """What every trial of a search has in common."""
+
+    arch: SwinArch
+    clip_store: str
+    """Folder of the clip store, as every node sees it."""
+    view: ViewSpec
+    seed: int
+    """Of data order, views and every initial value."""
+    feature_bytes: int = DEFAULT_MAX_BYTES
+    """Memory that one worker may use for features of the frozen part."""
+
+
+def fine_tuning_groups(setup: FineTuningSetup, weights: str | Path) -> GroupSetup:
+    """Set up groups for a search: the weights are read and checked here, once for all workers.
+
+    Raises:
+        CheckpointError: the weights are not this architecture's.
+    """
+    model = VideoSwin(setup.arch, num_classes=1)
+    load_backbone(model, weights)
+    arrays = {
+        name: tensor.numpy()
+        for name, tensor in model.state_dict().items()
+        if not name.startswith(f"{HEAD}.")
+    }
+    return GroupSetup(make_runner=make_runner, payload=setup, shared=arrays)
+
+
+def make_runner(setup: FineTuningSetup, context: WorkerContext) -> "FineTuningRunner":
+    """Build a worker's runner: the backbone in its memory, the clips mapped."""
+    return FineTuningRunner(setup, context)
+
+
+class FineTuningRunner:
+    """A `TrialRunner` that fine-tunes one config after another in the same backbone."""
+
+    def __init__(self, setup: FineTuningSetup, context: WorkerContext) -> None:
+        store = ClipStore.open(setup.clip_store)
+        self._train = store.split("train", setup.view, seed=setup.seed)
+        self._val = store.split("val", setup.view, seed=setup.seed)
+        self._test = store.split("test", setup.view, seed=setup.seed)
+        self._model = _build(setup.arch, len(store.classes), context.shared).to(context.device)
+        self._features = FeatureCache(setup.feature_bytes)
+        self._setup = setup
+        self._context = context
+        self._config: TrialConfig | None = None
+        self._attached: Attached | None = None
+        self._tuning: FineTuning | None = None
+
+    def start(self, task: Task) -> None:
+        """Attach the task's config, and put back what it comes with."""
+        self._config = task.config
+        attached = attach(self._model, task.config.petl, seed=self._setup.seed)
+        self._attached = attached
+        if task.kind == "evaluate":
+            attached.load_state_dict(_unpack_tensors(task))
+            return
+        self._tuning = FineTuning(
+            self._model,
+            attached,
+            self._train,
+            self._val,
+            task.config.recipe,
+            seed=self._setup.seed,
+            rank=self._context.rank,
+            world_size=self._context.world_size,
+            features=self._features,
+        )
+        if task.start_state is not None:
+            self._tuning.load_state_dict(
+                torch.load(io.BytesIO(task.start_state), weights_only=True)
+            )
+
+    def run_epoch(self) -> EpochOutput:
+        """Train an epoch and evaluate it on val; or evaluate once on test."""
+        if self._tuning is None:
+            return self._evaluate()
+        result = asdict(self._tuning.run_epoch())
+        return EpochOutput(epoch=result.pop("epoch"), metrics=result, is_last=self._tuning.done)
+
+    def state(self) -> bytes:
+        """Trainable tensors, optimiser and epoch."""
+        buffer = io.BytesIO()
+        if self._tuning is not None:
+            torch.save(self._tuning.state_dict(), buffer)
+        return buffer.getvalue()
+
+    def result(self) -> bytes:
+        """Trainable tensors and classifier as safetensors; nothing for an evaluation."""
+        from safetensors.torch import save  # noqa: PLC0415 - as everywhere: only where it is used
+
+        if self._tuning is None or self._attached is None:
+            return b""
+        return save(self._attached.state_dict())
+
+    def close(self) -> None:
+        """Take the config out of the backbone again."""
+        if self._attached is not None:
+            self._attached.detach()
+        self._attached = self._tuning = self._config = None
+
+    def _evaluate(self) -> EpochOutput:
+        assert self._config is not None  # noqa: S101 - only between start and close
+        recipe = self._config.recipe
+        found = evaluate(
+            self._model,
+            self._test,
+            batch_size=recipe.eval_batch_size,
+            precision=recipe.precision,
+            rank=self._context.rank,
+            world_size=self._context.world_size,
+        )
+        metrics = {"top1": found.top1, "loss": found.loss, "num_clips": found.num_clips}
+        return EpochOutput(epoch=0, metrics=metrics, is_last=True)
+
+
+def _build(arch: SwinArch, num_classes: int, arrays: BackboneArrays) -> VideoSwin:
+    model = VideoSwin(arch, num_classes)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", UserWarning)  # read-only arrays, which are only read
+        tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}
+    left_out = model.load_state_dict(tensors, strict=False).missing_keys
+    if any(not name.startswith(f"{HEAD}.") for name in left_out):
+        raise CheckpointError(f"the backbone's weights lack {', '.join(left_out)}")
+    return model
+
+
+def _unpack_tensors(task: Task) -> dict[str, torch.Tensor]:
+    from safetensors.torch import load  # noqa: PLC0415
+
+    if not task.start_state:
+        raise CheckpointError(f"{task.trial_id}: an evaluation needs the trained tensors")
+    return load(task.start_state)

@@ -1,0 +1,73 @@
+"""The Ray Train run behind one worker group. Importing this file imports torch.
+
+Ray Train chooses between V1 and V2 when it is imported; type checkers see V1, hence the ignores.
+"""
+
+from typing import Any
+
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchConfig, TorchTrainer
+
+from vpetl_ray.tuning.cluster import GroupPlan
+from vpetl_ray.tuning.group_worker import GroupConfig, LossCallback, serve_group
+
+TRAIN_SETTINGS = {
+    # How often a controller looks after its workers: also the time in which an end is noticed.
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",
+    # Each of these is an actor or a thread per group that nothing here reads.
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_TRAIN_METRICS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_STATE_ACTOR_RECONCILIATION": "0",
+    "RAY_TRAIN_ENABLE_CONTROLLER_STRUCTURED_LOGGING": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    # Trials run where the search was started, so that relative paths mean the same.
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+"""Environment variables that Ray Train reads in the driver and hands on."""
+
+_UNUSED_CALLBACKS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+
+
+class WarmTrainer(TorchTrainer):
+    """A `TorchTrainer` without what a warm group has no use for.
+
+    The two callbacks left out start an actor each, 4 s of CPU time a group: one serves Ray Data,
+    the other asks the dashboard every second whether the controller lives, and warns every second
+    where there is no dashboard. Placement groups are removed by `WorkerGroups` instead.
+    Should Ray rename the method below, they are back, and nothing else changes.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        return [c for c in callbacks if type(c).__name__ not in _UNUSED_CALLBACKS]
+
+
+def make_trainer(config: GroupConfig, plan: GroupPlan, storage_path: str) -> WarmTrainer:
+    """Prepare a group; its `fit` lasts as long as the group.
+
+    Args:
+        config: what the workers get.
+        plan: the group's size.
+        storage_path: a folder for what Ray Train insists on writing, which is nothing of ours.
+    """
+    resources = {"CPU": float(plan.cpus_per_worker)}
+    if plan.gpus_per_worker:
+        resources["GPU"] = float(plan.gpus_per_worker)
+    name = f"group{config['group']}"
+    return WarmTrainer(
+        serve_group,  # type: ignore[arg-type]
+        train_loop_config=dict(config),
+        torch_config=TorchConfig(backend="nccl" if plan.gpus_per_worker else "gloo"),
+        scaling_config=ScalingConfig(
+            num_workers=plan.workers_per_group,
+            use_gpu=bool(plan.gpus_per_worker),
+            resources_per_worker=resources,
+        ),
+        run_config=RunConfig(  # type: ignore[call-arg]
+            name=name,
+            storage_path=storage_path,
+            failure_config=FailureConfig(max_failures=-1),
+            callbacks=[LossCallback(config["group"], config["dispatcher"])],  # type: ignore[list-item]
+            worker_runtime_env={"env_vars": {"PYTHONDONTWRITEBYTECODE": ""}},
+        ),
+    )
