@@ -111,7 +111,7 @@ def _read_header(path: str) -> _Header:
                 num_frames = max(1, round(stream.duration * stream.time_base * rate))
             height, width = stream.height, stream.width
     except (OSError, ValueError, av.error.FFmpegError) as error:
-        raise UnreadableVideoError(f"it is not a video: {_reason(error)}") from error
+        raise UnreadableVideoError(f"it cannot be opened as a video: {_reason(error)}") from error
     if not 0 < height * width <= _MAX_PIXELS:
         raise UnreadableVideoError(f"its frames have {width} x {height} pixels")
     if max(height, width) > _MAX_ASPECT * min(height, width):

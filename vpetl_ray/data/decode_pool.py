@@ -31,6 +31,8 @@ from vpetl_ray.errors import DataError
 SECONDS_A_VIDEO = 300.0
 """A video that takes longer is given up as unreadable."""
 
+WORKER_COMMAND = (sys.executable, "-m", "vpetl_ray.data.decode_worker")
+
 Outcome = Clip | UnreadableVideoError
 
 
@@ -46,6 +48,7 @@ class DecodePool:
         self._spec = spec
         self._seconds = seconds_a_video
         self._num_processes = num_processes
+        self._threads = ThreadPoolExecutor(max(1, num_processes))  # it starts none before use
         self._own = threading.local()
         self._workers: list[_Worker] = []
         self._is_closed = False
@@ -62,6 +65,7 @@ class DecodePool:
         self._is_closed = True
         for worker in self._workers:
             worker.kill()
+        self._threads.shutdown(cancel_futures=True)
 
     def decode(self, paths: Iterable[str]) -> Generator[Outcome, None, None]:
         """Yield a clip, or the reason why there is none, for each path in order."""
@@ -69,21 +73,18 @@ class DecodePool:
             yield from map(self._decode_here, paths)
             return
         remaining = iter(paths)
-        with ThreadPoolExecutor(self._num_processes) as threads:
-            # A bounded number ahead of the writer: memory stays flat whatever the data set's size.
-            pending: deque[Future[Outcome]] = deque()
-            try:
-                while True:
-                    room = 4 * self._num_processes - len(pending)
-                    for path in itertools.islice(remaining, room):
-                        pending.append(threads.submit(self._decode_there, path))
-                    if not pending:
-                        return
-                    yield pending.popleft().result()
-            finally:
-                for future in pending:
-                    future.cancel()
-                self.__exit__(None, None, None)
+        # A bounded number ahead of the writer: memory stays flat whatever the data set's size.
+        pending: deque[Future[Outcome]] = deque()
+        try:
+            while True:
+                for path in itertools.islice(remaining, 4 * self._num_processes - len(pending)):
+                    pending.append(self._threads.submit(self._decode_there, path))
+                if not pending:
+                    return
+                yield pending.popleft().result()
+        finally:
+            for future in pending:
+                future.cancel()
 
     def _decode_here(self, path: str) -> Outcome:
         # Imported here: where child processes decode, this one does without pytorchvideo.
@@ -116,7 +117,7 @@ class _Worker:
         package_parent = str(Path(vpetl_ray.__file__).parent.parent)
         search_path = [package_parent, os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and words)
-            [sys.executable, "-m", "vpetl_ray.data.decode_worker", json.dumps(asdict(spec))],
+            [*WORKER_COMMAND, json.dumps(asdict(spec))],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,
@@ -127,6 +128,10 @@ class _Worker:
             },
         )
         self._is_ready = False
+
+    @property
+    def pid(self) -> int:
+        return self._process.pid
 
     @property
     def is_alive(self) -> bool:

@@ -1,0 +1,167 @@
+"""Which frames of a file become a clip, at what size, and which files give none."""
+
+from pathlib import Path
+
+import av
+import numpy as np
+import pytest
+
+from tests.data.conftest import VideoMaker, frame_value
+from vpetl_ray.data import decode
+from vpetl_ray.data.config import ClipSpec
+from vpetl_ray.data.decode import decode_clip, sample_indices
+from vpetl_ray.data.decoded import UnreadableVideoError
+
+
+def greys(clip: np.ndarray) -> list[int]:
+    """The grey of each frame's right half."""
+    return [round(float(frame[4:-4, -8:].mean())) for frame in clip]
+
+
+def assert_frames(clip: np.ndarray, indices: list[int]) -> None:
+    np.testing.assert_allclose(greys(clip), [frame_value(i) for i in indices], atol=4)
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "spec", "expected"),
+    [
+        (8, ClipSpec(frames=8, stride=1), [0, 1, 2, 3, 4, 5, 6, 7]),
+        (20, ClipSpec(frames=4, stride=2), [6, 8, 10, 12]),
+        (9, ClipSpec(frames=4, stride=2), [1, 3, 5, 7]),
+        (3, ClipSpec(frames=8, stride=1), [0, 1, 2, 0, 1, 2, 0, 1]),
+        (1, ClipSpec(frames=3, stride=5), [0, 0, 0]),
+        (100, ClipSpec(frames=4, sampling="uniform"), [12, 37, 62, 86]),
+        (2, ClipSpec(frames=4, sampling="uniform"), [0, 0, 0, 1]),
+    ],
+    ids=["exact", "middle", "odd rest", "looped", "single frame", "uniform", "uniform, short"],
+)
+def test_sample_indices(num_frames: int, spec: ClipSpec, expected: list[int]) -> None:
+    assert sample_indices(num_frames, spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("name", "codec"),
+    [
+        ("a.mp4", "libx264"),
+        ("a.avi", "mpeg4"),
+        ("a.webm", "libvpx-vp9"),
+        ("a.mkv", "libx264"),
+        ("a.mpg", "mpeg1video"),
+        ("a.ts", "libx264"),
+    ],
+)
+def test_every_container_gives_the_same_frames(
+    tmp_path: Path, make_video: VideoMaker, name: str, codec: str
+) -> None:
+    path = make_video(tmp_path / name, codec=codec)
+    clip = decode_clip(str(path), ClipSpec(frames=4, stride=2, short_side=32))
+    assert clip.shape == (4, 32, 48, 3)
+    assert clip.dtype == np.uint8
+    assert_frames(clip, sample_indices(12, ClipSpec(frames=4, stride=2)))
+
+
+@pytest.mark.parametrize("sampling", ["dense", "uniform"])
+def test_a_long_video_gives_the_frames_of_its_middle_without_decoding_all(
+    tmp_path: Path, make_video: VideoMaker, monkeypatch: pytest.MonkeyPatch, sampling: str
+) -> None:
+    path = make_video(tmp_path / "long.mp4", num_frames=100)
+    spec = ClipSpec(frames=4, stride=2, short_side=32, sampling=sampling)
+    monkeypatch.setattr(decode, "_decode_with_pyav", None)  # must not be needed
+    assert_frames(decode_clip(str(path), spec), sample_indices(100, spec))
+
+
+def test_a_video_shorter_than_the_clip_is_looped(tmp_path: Path, make_video: VideoMaker) -> None:
+    path = make_video(tmp_path / "short.mp4", num_frames=3)
+    clip = decode_clip(str(path), ClipSpec(frames=8, stride=2, short_side=32))
+    assert_frames(clip, [0, 2, 1, 0, 2, 1, 0, 2])
+
+
+def test_frames_too_large_to_hold_are_read_one_by_one(
+    tmp_path: Path, make_video: VideoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_video(tmp_path / "large.mp4", num_frames=100)
+    spec = ClipSpec(frames=4, stride=2, short_side=16)
+    held = decode_clip(str(path), spec)
+    monkeypatch.setattr(decode, "_MAX_HELD_BYTES", 1000)
+    np.testing.assert_array_equal(decode_clip(str(path), spec), held)
+
+
+@pytest.mark.parametrize(
+    ("width", "height", "expected"),
+    [(48, 32, (24, 36)), (32, 48, (36, 24)), (49, 33, (24, 36)), (24, 24, (24, 24))],
+    ids=["landscape", "portrait", "odd", "as stored"],
+)
+def test_the_short_side_is_scaled_and_proportions_kept(
+    tmp_path: Path, make_video: VideoMaker, width: int, height: int, expected: tuple[int, int]
+) -> None:
+    pix_fmt = "yuv444p" if width % 2 else "yuv420p"
+    path = make_video(tmp_path / "a.mp4", width=width, height=height, pix_fmt=pix_fmt)
+    clip = decode_clip(str(path), ClipSpec(frames=2, stride=1, short_side=24))
+    assert clip.shape == (2, *expected, 3)
+
+
+def test_variable_frame_rate_gives_frames_in_order(tmp_path: Path, make_video: VideoMaker) -> None:
+    pts = [0, 1, 2, 9, 10, 20, 21, 22, 40, 41, 42, 43]
+    path = make_video(tmp_path / "vfr.mkv", pts=pts)
+    clip = decode_clip(str(path), ClipSpec(frames=6, stride=2, short_side=32))
+    assert_frames(clip, [0, 2, 4, 6, 8, 10])
+
+
+def test_an_avi_cut_off_in_the_middle_gives_what_is_there(
+    tmp_path: Path, make_video: VideoMaker
+) -> None:
+    path = make_video(tmp_path / "cut.avi", codec="mpeg4", num_frames=100)
+    content = path.read_bytes()
+    path.write_bytes(content[: len(content) * 2 // 3])
+    clip = decode_clip(str(path), ClipSpec(frames=4, stride=1, short_side=32))
+    assert clip.shape == (4, 32, 48, 3)
+
+
+def _silence(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("aac", rate=16000)
+        frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), "fltp", "mono")
+        frame.sample_rate = 16000
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+
+
+def _no_frames(path: Path) -> None:
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("libx264", rate=25)
+        stream.width, stream.height, stream.pix_fmt = 48, 32, "yuv420p"
+        container.start_encoding()
+
+
+@pytest.mark.parametrize(
+    ("write", "reason"),
+    [
+        (lambda path: path.write_bytes(b""), "the file is empty"),
+        (lambda path: path.write_text("not a video\n" * 50), "opened as a video: invalid data"),
+        (_silence, "no video stream"),
+        (_no_frames, "no video stream|no frames"),
+        (lambda path: None, "opened as a video: no such file"),
+        (lambda path: path.mkdir(), "opened as a video: is a directory"),
+    ],
+    ids=["zero bytes", "renamed text", "audio alone", "no frames", "missing", "folder"],
+)
+def test_what_gives_no_clip_is_unreadable_with_a_reason(
+    tmp_path: Path, write: object, reason: str
+) -> None:
+    path = tmp_path / "bad.mp4"
+    write(path)  # type: ignore[operator]
+    with pytest.raises(UnreadableVideoError, match=reason):
+        decode_clip(str(path), ClipSpec(short_side=32))
+
+
+def test_a_truncated_mp4_is_unreadable(tmp_path: Path, make_video: VideoMaker) -> None:
+    path = make_video(tmp_path / "cut.mp4")
+    path.write_bytes(path.read_bytes()[:900])
+    with pytest.raises(UnreadableVideoError, match="opened as a video"):
+        decode_clip(str(path), ClipSpec(short_side=32))
+
+
+def test_a_strip_of_pixels_is_unreadable(tmp_path: Path, make_video: VideoMaker) -> None:
+    path = make_video(tmp_path / "strip.mp4", width=640, height=16)
+    with pytest.raises(UnreadableVideoError, match="640 x 16"):
+        decode_clip(str(path), ClipSpec(short_side=32))

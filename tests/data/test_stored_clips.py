@@ -1,0 +1,145 @@
+"""What training sees of stored clips: the bytes themselves, or reproducible augmentations."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from vpetl_ray.data.clip_build import build_clip_store
+from vpetl_ray.data.clip_store import ClipStore
+from vpetl_ray.data.config import ClipSpec, ViewSpec
+from vpetl_ray.data.data_set import DataSet
+from vpetl_ray.data.stored_clips import StoredClips
+from vpetl_ray.data.transforms import centre_crop, draw_generator, random_crop, train_view
+
+PLAIN = ViewSpec(size=16, train_crop="centre", flip=0)
+AUGMENTED = ViewSpec(size=16, train_crop="random", flip=0.5)
+
+
+@pytest.fixture
+def noise_store(data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClipStore:
+    """A store of noise 20 x 28, so that no two crops look the same."""
+
+    def decode_noise(path: str, spec: ClipSpec) -> np.ndarray:
+        rng = np.random.default_rng(len(path) + sum(path.encode()))
+        return rng.integers(0, 256, (spec.frames, 20, 28, 3), dtype=np.uint8)
+
+    monkeypatch.setattr("vpetl_ray.data.decode.decode_clip", decode_noise)
+    spec = ClipSpec(frames=4, short_side=20)
+    return ClipStore.open(build_clip_store(data_set, spec, tmp_path, num_processes=0))
+
+
+@pytest.fixture
+def square_store(data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClipStore:
+    """A store of noise 16 x 16, the size of the views."""
+
+    def decode_noise(path: str, spec: ClipSpec) -> np.ndarray:
+        rng = np.random.default_rng(sum(path.encode()))
+        return rng.integers(0, 256, (spec.frames, 16, 16, 3), dtype=np.uint8)
+
+    monkeypatch.setattr("vpetl_ray.data.decode.decode_clip", decode_noise)
+    spec = ClipSpec(frames=4, short_side=16)
+    return ClipStore.open(build_clip_store(data_set, spec, tmp_path, num_processes=0))
+
+
+def test_a_fixed_view_of_the_stored_size_is_the_stored_bytes(square_store: ClipStore) -> None:
+    clips = square_store.split("train", PLAIN)
+    assert clips.fixed_views
+    batch = clips.batch(torch.tensor([5, 0, 5]), epoch=3, train=True)
+    assert batch.dtype == torch.uint8
+    assert batch.shape == (3, 4, 16, 16, 3)
+    assert batch.is_contiguous()
+    for row, index in enumerate([5, 0, 5]):
+        assert torch.equal(batch[row], clips.clip(index))
+    batch.zero_()  # a batch is the caller's own
+    assert clips.clip(5).any()
+
+
+def test_the_plain_path_and_the_general_one_agree(square_store: ClipStore) -> None:
+    clips = square_store.split("train", PLAIN)
+    plain = clips.batch(range(6), epoch=1, train=True)
+    clips._is_plain = False
+    assert torch.equal(clips.batch(range(6), epoch=1, train=True), plain)
+
+
+def test_evaluation_sees_the_centre(noise_store: ClipStore) -> None:
+    for view in (PLAIN, AUGMENTED):
+        clips = noise_store.split("val", view)
+        assert clips.fixed_views
+        for train in (False, True):
+            batch = clips.batch([1], epoch=2, train=train)
+            assert torch.equal(batch[0], clips.clip(1)[:, 2:18, 6:22])
+
+
+def test_augmentation_follows_seed_epoch_and_index_alone(noise_store: ClipStore) -> None:
+    def batch(indices: list[int], *, epoch: int = 1, seed: int = 0) -> torch.Tensor:
+        return noise_store.split("train", AUGMENTED, seed=seed).batch(
+            indices, epoch=epoch, train=True
+        )
+
+    first = batch([0, 1, 2, 3, 4, 5])
+    assert first.shape == (6, 4, 16, 16, 3)
+    assert torch.equal(first, batch([0, 1, 2, 3, 4, 5]))
+    assert torch.equal(first[[4, 2]], batch([4, 2]))  # whatever else is in the batch
+    torch.manual_seed(1)
+    np.random.seed(1)
+    assert torch.equal(first, batch([0, 1, 2, 3, 4, 5]))
+    for other in (batch(list(range(6)), epoch=2), batch(list(range(6)), seed=1)):
+        assert not (first == other).flatten(1).all(1).any()
+
+
+def test_only_training_is_augmented(noise_store: ClipStore) -> None:
+    clips = noise_store.split("train", AUGMENTED)
+    assert not clips.fixed_views
+    evaluated = clips.batch([0, 1], epoch=1, train=False)
+    assert torch.equal(evaluated, clips.batch([0, 1], epoch=2, train=False))
+    assert not torch.equal(evaluated, clips.batch([0, 1], epoch=1, train=True))
+
+
+def test_a_flip_mirrors_every_frame_of_about_half_of_the_clips(noise_store: ClipStore) -> None:
+    clip = noise_store.split("train", PLAIN).clip(0)
+    view = ViewSpec(size=16, train_crop="centre", flip=0.5)
+    straight = train_view(
+        clip, ViewSpec(size=16, train_crop="centre", flip=0), draw_generator(0, 1, 0)
+    )
+    flipped = 0
+    for index in range(200):
+        seen = train_view(clip, view, draw_generator(0, 1, index))
+        is_flipped = torch.equal(seen, straight.flip(2))
+        assert is_flipped or torch.equal(seen, straight)
+        flipped += is_flipped
+    assert 70 < flipped < 130
+
+
+def test_random_crops_lie_inside_and_vary_as_stated() -> None:
+    crops = [random_crop(256, 340, draw_generator(0, 1, i)) for i in range(500)]
+    for top, left, height, width in crops:
+        assert 0 <= top <= top + height <= 256
+        assert 0 <= left <= left + width <= 340
+        assert 0.07 < height * width / (256 * 340) <= 1.0
+        assert 0.7 < width / height < 1.4
+    assert len(set(crops)) > 490
+
+
+def test_a_crop_that_never_fits_is_the_middle_square() -> None:
+    assert random_crop(10, 1000, draw_generator(0, 1, 0)) == centre_crop(10, 1000, 10)
+
+
+def test_ids_tell_apart_what_differs_in_pixels(noise_store: ClipStore) -> None:
+    def ids(*clips: StoredClips) -> int:
+        return len({c.id for c in clips})
+
+    split = noise_store.split
+    assert ids(split("train", PLAIN), split("train", PLAIN, seed=1)) == 1
+    assert ids(split("val", PLAIN), split("val", AUGMENTED, seed=1)) == 1
+    assert (
+        ids(
+            split("train", PLAIN),
+            split("val", PLAIN),
+            split("train", ViewSpec(size=12, train_crop="centre", flip=0)),
+            split("train", AUGMENTED),
+            split("train", AUGMENTED, seed=1),
+        )
+        == 5
+    )
