@@ -1,4 +1,7 @@
-"""What must be right about several values together. Each check runs if it can read what it needs."""
+"""What must be right about several values together.
+
+Each check runs if what it needs could be read, whatever else is wrong.
+"""
 
 from __future__ import annotations
 
@@ -9,7 +12,8 @@ from vpetl_ray.data.config import DataConfig
 from vpetl_ray.data.demo_motion import TARGET_MOTIONS
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import SwinArch, get_arch
-from vpetl_ray.spec.kinds import Given, Wrong, show
+from vpetl_ray.spec.kinds import Wrong, show
+from vpetl_ray.spec.leaves import Given
 from vpetl_ray.spec.search_spec import budget_mistake, flat_entry, space_tree
 from vpetl_ray.spec.sections import (
     DEMO_WEIGHTS,
@@ -31,6 +35,7 @@ if TYPE_CHECKING:
 DEMO_ARCH = "swin3d_nano"
 MAX_GRID = 10_000
 _METHODS: Mapping[str, type[Section]] = {"patt": PattSection, "adapter": AdapterSection}
+_PARTS: Mapping[str, type[Section]] = {**_METHODS, "classifier": ClassifierSection}
 _ARCH = ("backbone", "arch")
 _BATCH = ("training", "batch_size")
 _WORKERS = ("resources", "workers_per_group")
@@ -39,6 +44,7 @@ _CLASSES = ("data", "num_classes")
 _LEAST: Mapping[str, Domain] = {
     "enabled": Choice(options=(False, True)),
     "targets": Subset(items=("q", "k", "v")),
+    "stages": Fixed(value=(1,)),
     "d_bottle": Fixed(value=1),
     "train": Choice(options=(False, True)),
 }
@@ -52,10 +58,9 @@ def check_together(found: Findings) -> None:
         return
     arch = get_arch(found.values[_ARCH])
     _check_weights(arch, found)
-    stages_fit = _check_stages(arch, found)
+    _check_stages(arch, found)
     _check_start(arch, found)
-    if stages_fit:
-        _check_space(arch, found)
+    _check_space(arch, found)
 
 
 def _check_data(found: Findings) -> None:
@@ -64,12 +69,12 @@ def _check_data(found: Findings) -> None:
         return
     is_demo = data["source"] == "demo"
     if is_demo:
-        for key, what in (("path", "makes its own videos"), ("num_classes", None)):
-            value = data.get(key)
-            if value not in (None, len(TARGET_MOTIONS)):
-                what = what or f"has {len(TARGET_MOTIONS)} classes"
-                found.add(("data", key), f"the demo {what}; leave it out, got {show(value)}")
-        found.values[_CLASSES] = len(TARGET_MOTIONS)
+        num_classes = len(TARGET_MOTIONS)
+        facts = {"path": "makes its own videos", "num_classes": f"has {num_classes} classes"}
+        for key, fact in facts.items():
+            if data.get(key) not in (None, num_classes):
+                found.add(("data", key), f"the demo {fact}; leave it out, got {show(data[key])}")
+        found.values[_CLASSES] = num_classes
     elif data.get("path", "") is None:
         text = f"is missing; the source {data['source']!r} needs the folder its videos are in"
         found.add(("data", "path"), text)
@@ -113,17 +118,15 @@ def _check_weights(arch: SwinArch, found: Findings) -> None:
         found.add(path, text)
 
 
-def _check_stages(arch: SwinArch, found: Findings) -> bool:
-    """Whether all stages that could be read exist."""
-    fit = True
+def _check_stages(arch: SwinArch, found: Findings) -> None:
+    """Every stage that could be read must exist."""
     for name in _METHODS:
         path = ("petl", name, "stages")
         for at, stage in _stages_of(found.values.get(path)):
             if stage > arch.num_stages:
-                fit = False
+                found.fail(path)
                 known = ", ".join(map(str, range(1, arch.num_stages + 1)))
                 found.add(path, f"{stage} is not one of {known} (the stages of {arch.name})", at)
-    return fit
 
 
 def _stages_of(domain: Domain | None) -> Iterator[tuple[tuple[str | int, ...], int]]:
@@ -182,10 +185,9 @@ def _marker(keys: tuple[str, ...]) -> Given | None:
     if keys[0] == "petl":
         if len(keys) != 3:
             return None
-        known = {**_METHODS, "classifier": ClassifierSection}
-        if keys[1] not in known:
+        if keys[1] not in _PARTS:
             return None
-        model = known[keys[1]]
+        model = _PARTS[keys[1]]
     elif len(keys) != 2:
         return None
     info = model.model_fields.get(keys[-1])
@@ -199,9 +201,7 @@ def _check_space(arch: SwinArch, found: Findings) -> None:
     try:
         smallest_values(space)
     except ValueError:
-        found.add(
-            ("petl",), "nothing is ever trained: no method is on and the classifier is frozen"
-        )
+        found.add(("petl",), "nothing is trained: no method is on and the classifier is frozen")
         return
     budget = ("budget", "trainable_params")
     if found.have(budget) and num_classes is not None:
@@ -215,9 +215,9 @@ def _check_space(arch: SwinArch, found: Findings) -> None:
 
 
 def _least_tree(arch: SwinArch, found: Findings) -> dict[str, Domain]:
-    """The space, with the least that could be meant in place of what could not be read."""
+    """Take the least that could be meant in place of what could not be read."""
     methods: dict[str, Section | None] = {}
-    for name, model in {**_METHODS, "classifier": ClassifierSection}.items():
+    for name, model in _PARTS.items():
         fields = found.section("petl", name)
         for path in found.failed:
             if path[:2] == ("petl", name) and len(path) == 3:
@@ -232,7 +232,7 @@ def _least_tree(arch: SwinArch, found: Findings) -> dict[str, Domain]:
 
 
 def _numbers(domain: Domain) -> list[float]:
-    """The ends of a range, or every number of a choice."""
+    """Return the ends of a range, or every number of a choice."""
     if isinstance(domain, IntRange | FloatRange):
         return [domain.low, domain.high]
     return [float(member) for member in domain.members()]  # type: ignore[arg-type]

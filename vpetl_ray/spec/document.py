@@ -60,7 +60,7 @@ class Document:
     problems: list[Problem] = field(default_factory=list)
 
     def where(self, path: Path) -> str:
-        """`file.yaml:14`, the nearest line that is known; `in --set` for what was given there."""
+        """Say `file.yaml:14`, the nearest line that is known, or `in --set`."""
         for length in range(len(path), -1, -1):
             if path[:length] in self.overridden:
                 return "in --set"
@@ -73,7 +73,7 @@ class Document:
         return any(path[:length] in self.overridden for length in range(len(path) + 1))
 
     def line(self, path: Path) -> int:
-        """For sorting messages: the nearest known line, 0 if there is none."""
+        """Return, for sorting messages, the nearest known line, 0 if there is none."""
         known = (self.lines.get(path[:n]) for n in range(len(path), -1, -1))
         return next((line for line in known if line is not None), 0)
 
@@ -100,7 +100,7 @@ def read_document(content: bytes, name: str) -> Document:
     return document
 
 
-def read_value(text: str, name: str) -> Any:  # noqa: ANN401 - any YAML value
+def read_value(text: str, name: str) -> Any:
     """Read the value of a `--set`, by the same rules.
 
     Raises:
@@ -128,13 +128,13 @@ class _Reader:
             raise SpecError(f"{self._name}:1: must be a mapping of sections, not {_kind(data)}")
         return data
 
-    def read_any(self, text: str) -> Any:  # noqa: ANN401
+    def read_any(self, text: str) -> Any:
         try:
             return self._read_stream(text)
         except yaml.MarkedYAMLError as error:
             mark = error.problem_mark or error.context_mark
-            line = f":{mark.line + 1}" if mark else ""
-            raise SpecError(f"{self._name}{line}: is not YAML: {error.problem}") from error
+            where = f"{self._name}:{mark.line + 1}" if mark else self._name
+            raise SpecError(f"{where}: is not YAML: {error.problem}") from error
         except yaml.reader.ReaderError as error:
             line = text[: error.position].count("\n") + 1
             raise SpecError(f"{self._name}:{line}: has a character that YAML forbids") from error
@@ -142,7 +142,7 @@ class _Reader:
             # PyYAML lets these through for numbers in escapes and directives that are out of range.
             raise SpecError(f"{self._name}: is not YAML: {error}") from error
 
-    def _read_stream(self, text: str) -> Any:  # noqa: ANN401
+    def _read_stream(self, text: str) -> Any:
         events = self._checked(yaml.parse(text, Loader=yaml.SafeLoader))
         value = None
         num_documents = 0
@@ -162,8 +162,8 @@ class _Reader:
                 raise SpecError(f"{self._at(event)}: more than {MAX_EVENTS:,} values; too many")
             if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
                 raise SpecError(f"{self._at(event)}: anchors and aliases (& and *) are not allowed")
-            if getattr(event, "tag", None):
-                raise SpecError(f"{self._at(event)}: tags ({_short(event.tag)}) are not allowed")
+            if tag := getattr(event, "tag", None):
+                raise SpecError(f"{self._at(event)}: tags ({_short(tag)}) are not allowed")
             if isinstance(event, yaml.CollectionStartEvent):
                 depth += 1
             elif isinstance(event, yaml.CollectionEndEvent):
@@ -172,22 +172,23 @@ class _Reader:
                 raise SpecError(f"{self._at(event)}: is nested more than {MAX_DEPTH} deep")
             yield event
 
-    def _value(self, event: yaml.Event, events: Iterator[yaml.Event], path: Path) -> Any:  # noqa: ANN401
-        self._document.lines.setdefault(path, event.start_mark.line + 1)
+    def _value(self, event: yaml.Event, events: Iterator[yaml.Event], path: Path) -> Any:
+        self._document.lines.setdefault(path, _line(event))
         if isinstance(event, yaml.MappingStartEvent):
             return self._mapping(events, path)
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(events, path)
+        assert isinstance(event, yaml.ScalarEvent)  # noqa: S101 - aliases have been refused
         return self._scalar(event, path)
 
     def _mapping(self, events: Iterator[yaml.Event], path: Path) -> dict[str, Any]:
         result: dict[str, Any] = {}
         while not isinstance(event := next(events), yaml.MappingEndEvent):
-            line = event.start_mark.line + 1
+            line = _line(event)
             if not isinstance(event, yaml.ScalarEvent):
                 raise SpecError(f"{self._at(event)}: a key must be a word, not a list or mapping")
-            key = event.value
-            here = (*path, key)
+            key: str = event.value
+            here: Path = (*path, key)
             if key in result:
                 first = self._document.lines[here]
                 self._problem(here, f"is given twice (first in line {first})", line)
@@ -203,7 +204,7 @@ class _Reader:
             result.append(self._value(event, events, (*path, len(result))))
         return result
 
-    def _scalar(self, event: yaml.ScalarEvent, path: Path) -> Any:  # noqa: ANN401
+    def _scalar(self, event: yaml.ScalarEvent, path: Path) -> Any:
         text: str = event.value
         if not event.implicit[0]:
             return text
@@ -212,9 +213,9 @@ class _Reader:
         if text in _WORDS:
             return _WORDS[text]
         if _NOT_FINITE.fullmatch(text):
-            self._problem(path, f"must be a finite number, got {text}", event.start_mark.line + 1)
+            self._problem(path, f"must be a finite number, got {text}", _line(event))
             return INVALID
-        return self._number(text, path, event.start_mark.line + 1)
+        return self._number(text, path, _line(event))
 
     def _number(self, text: str, path: Path, line: int) -> object:
         is_int = _INT.fullmatch(text) is not None
@@ -229,7 +230,12 @@ class _Reader:
         self._document.problems.append(Problem(path=path, text=text, line=line))
 
     def _at(self, event: yaml.Event) -> str:
-        return f"{self._name}:{event.start_mark.line + 1}"
+        return f"{self._name}:{_line(event)}"
+
+
+def _line(event: yaml.Event) -> int:
+    # PyYAML marks every event; its types say that it may not.
+    return event.start_mark.line + 1 if event.start_mark else 0
 
 
 def _kind(value: object) -> str:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
-from vpetl_ray.spec.kinds import plain_domain
+from vpetl_ray.spec.leaves import plain_domain
 from vpetl_ray.spec.sections import Section
 from vpetl_ray.tuning.domains import Domain
 
@@ -29,20 +29,22 @@ _Dumper.add_implicit_resolver(
     list("-+.0123456789"),
 )
 _Dumper.add_representer(
-    _OneLine, lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, True)
+    _OneLine,
+    lambda dumper, data: dumper.represent_mapping("tag:yaml.org,2002:map", data, flow_style=True),
 )
 _Dumper.add_representer(
-    list, lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, True)
+    list,
+    lambda dumper, data: dumper.represent_sequence("tag:yaml.org,2002:seq", data, flow_style=True),
 )
 
 
 def spec_to_dict(spec: SearchSpec) -> dict[str, Any]:
-    """Plain values, every default filled in."""
+    """Return plain values, every default filled in."""
     return _section(spec)
 
 
 def spec_to_yaml(spec: SearchSpec) -> str:
-    """YAML text that loads to an equal spec."""
+    """Write YAML text that loads to an equal spec."""
     return yaml.dump(
         _section(spec), Dumper=_Dumper, sort_keys=False, allow_unicode=True, width=10_000
     )
@@ -52,7 +54,7 @@ def _section(section: Section) -> dict[str, Any]:
     return {name: _plain(getattr(section, name)) for name in type(section).model_fields}
 
 
-def _plain(value: object) -> Any:  # noqa: ANN401
+def _plain(value: object) -> Any:
     if isinstance(value, Section):
         return _section(value)
     if isinstance(value, Domain):

@@ -19,7 +19,8 @@ from vpetl_ray.errors import SpecError
 from vpetl_ray.spec.cross_checks import check_together
 from vpetl_ray.spec.document import INVALID, Document, Problem, read_document, read_value
 from vpetl_ray.spec.document import Path as KeyPath
-from vpetl_ray.spec.kinds import Given, Wrong, nearest, show
+from vpetl_ray.spec.kinds import Wrong, nearest, show
+from vpetl_ray.spec.leaves import Given
 from vpetl_ray.spec.search_spec import SearchSpec
 from vpetl_ray.spec.sections import DEMO_WEIGHTS, Section
 
@@ -50,7 +51,7 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SearchSpec:
     if found.problems:
         raise SpecError(_message(found))
     spec = SearchSpec.model_validate(found.nested())
-    spec._document = document  # noqa: SLF001 - it is set nowhere else
+    spec._document = document
     return spec
 
 
@@ -69,22 +70,27 @@ class Findings:
         """Note a problem with the value at `path`, more precisely at `at` below it."""
         self.problems.append(Problem(path=path, text=text, at=at))
 
+    def fail(self, path: KeyPath) -> None:
+        """Note that a value turned out to be wrong after it was read."""
+        self.values.pop(path, None)
+        self.failed.add(path)
+
     def have(self, *paths: KeyPath) -> bool:
         """Whether all of these leaves could be read."""
         return all(path in self.values for path in paths)
 
     def section(self, *start: str) -> dict[str, Any]:
-        """The leaves directly below `start` that could be read, by key."""
+        """Return the leaves directly below `start` that could be read, by key."""
         return {p[-1]: v for p, v in self.values.items() if p[:-1] == start}  # type: ignore[misc]
 
     def nested(self) -> dict[str, Any]:
-        """All values as nested mappings."""
+        """Return all values as nested mappings."""
         root: dict[str, Any] = {}
         for path, value in self.values.items():
             place = root
             for key in path[:-1]:
-                place = place.setdefault(key, {})
-            place[path[-1]] = value  # type: ignore[index]
+                place = place.setdefault(str(key), {})
+            place[str(path[-1])] = value
         return root
 
 
@@ -173,9 +179,10 @@ def _read_leaf(info: FieldInfo, raw: dict[str, Any], path: KeyPath, found: Findi
 
 def _make_absolute(folder: Path, found: Findings) -> None:
     """Paths in the file are relative to it, paths in --set to where the command was typed."""
-    for path in (("data", "path"), ("backbone", "weights")):
+    weights: KeyPath = ("backbone", "weights")
+    for path in (("data", "path"), weights):
         value = found.values.get(path)
-        if not isinstance(value, str) or (path[0] == "backbone" and value == DEMO_WEIGHTS):
+        if not isinstance(value, str) or (path == weights and value == DEMO_WEIGHTS):
             continue
         base = Path.cwd() if found.document.is_overridden(path) else folder
         try:
@@ -203,6 +210,6 @@ def _message(found: Findings) -> str:
 
 
 def key_text(path: KeyPath) -> str:
-    """`petl.patt.targets`; a key that is no plain word is shown in quotes and cut short."""
+    """Write `petl.patt.targets`; a key that is no plain word is shown in quotes and cut short."""
     words = [str(key) for key in path if not str(key).startswith("<again")]
     return ".".join(w if w.isidentifier() and len(w) <= 40 else show(w) for w in words)

@@ -16,7 +16,8 @@ from vpetl_ray.models.arch import SwinArch, count_backbone, get_arch
 from vpetl_ray.spec.document import Document
 from vpetl_ray.spec.document import Path as KeyPath
 from vpetl_ray.spec.dump import spec_to_dict, spec_to_yaml
-from vpetl_ray.spec.kinds import Given, Whole
+from vpetl_ray.spec.kinds import Whole
+from vpetl_ray.spec.leaves import Given
 from vpetl_ray.spec.sections import (
     DEMO_WEIGHTS,
     BackboneSection,
@@ -85,13 +86,13 @@ class SearchSpec(Section):
         return self.backbone.weights == DEMO_WEIGHTS
 
     def data_config(self) -> DataConfig:
-        """What the data floor needs to know."""
+        """Return what the data floor needs to know."""
         given = {name: getattr(self.data, name) for name in DataSection.model_fields}
         given.pop("num_classes")
         return DataConfig(**given)
 
     def space(self, num_classes: int | None = None) -> Space:
-        """The space that is searched.
+        """Build the space that is searched.
 
         Args:
             num_classes: of the data; by default what the spec says.
@@ -103,7 +104,7 @@ class SearchSpec(Section):
         return Space(arch=self.arch, num_classes=self.classes(num_classes), tree=tree)
 
     def classes(self, num_classes: int | None = None) -> int:
-        """`num_classes`, else what the spec says; a SpecError if neither does."""
+        """Return `num_classes`, else what the spec says; a SpecError if neither does."""
         known = num_classes or self.data.num_classes
         if known is None:
             raise SpecError(
@@ -112,7 +113,7 @@ class SearchSpec(Section):
         return known
 
     def budget_limit(self, num_classes: int | None = None) -> int:
-        """Most trainable parameters of a config; without a budget, those of the largest one."""
+        """Return the most trainable parameters allowed; without a budget, those of the largest."""
         given = self.given_budget
         return self.space(num_classes).summary().largest if given is None else given
 
@@ -134,9 +135,9 @@ class SearchSpec(Section):
         if None not in (num_classes, stated) and num_classes != stated:
             text = f"the data has {num_classes} classes, the spec says {stated}"
             raise SpecError(self._sentence(("data", "num_classes"), text))
-        text = budget_mistake(self.budget, self.space(num_classes))
-        if text:
-            raise SpecError(self._sentence(("budget", "trainable_params"), text))
+        mistake = budget_mistake(self.budget, self.space(num_classes))
+        if mistake:
+            raise SpecError(self._sentence(("budget", "trainable_params"), mistake))
 
     def check_files(self) -> None:
         """Check that the data's folder and the weights file exist.
@@ -154,7 +155,7 @@ class SearchSpec(Section):
             raise SpecError("\n".join(wrong))
 
     def start_plan(self, num_classes: int | None = None) -> StartPlan:
-        """The configs that the search begins with, and which ones it cannot."""
+        """Find the configs that the search begins with, and say which ones it cannot."""
         names = [entry for entry in self.search.start if isinstance(entry, str)]
         own = {
             entry["name"]: start_values(entry, self.arch)
@@ -165,11 +166,11 @@ class SearchSpec(Section):
         return plan_start(space, names, own, budget=self.given_budget)
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values as YAML has them, every default filled in."""
+        """Return plain values as YAML has them, every default filled in."""
         return spec_to_dict(self)
 
     def to_yaml(self) -> str:
-        """The resolved spec as a file; `load_spec` reads an equal one from it."""
+        """Write the resolved spec as a file; `load_spec` reads an equal one from it."""
         return spec_to_yaml(self)
 
     def _sentence(self, path: KeyPath, text: str) -> str:
@@ -178,7 +179,7 @@ class SearchSpec(Section):
 
 
 def space_tree(petl: PetlSection, training: TrainingSection, arch: SwinArch) -> dict[str, Domain]:
-    """The spec's domains as `Space` wants them: flat, and with stages by number."""
+    """Write the spec's domains as `Space` wants them: flat, and with stages by number."""
     tree: dict[str, Domain] = {}
     for name, section in _subsections(petl):
         for field in type(section).model_fields:
@@ -189,7 +190,7 @@ def space_tree(petl: PetlSection, training: TrainingSection, arch: SwinArch) -> 
 
 
 def start_values(entry: Mapping[str, Any], arch: SwinArch) -> dict[str, Value]:
-    """The user's start config as flat values; its values must have been checked."""
+    """Write the user's start config as flat values; its values must have been checked."""
     values: dict[str, Value] = {}
     for path, value in flat_entry(entry):
         plain = tuple(value) if isinstance(value, list) else value
@@ -199,7 +200,7 @@ def start_values(entry: Mapping[str, Any], arch: SwinArch) -> dict[str, Value]:
 
 
 def flat_entry(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Every value of a start config with its path."""
+    """Yield every value of a start config with its path."""
     for part in ("petl", "training"):
         for key, value in entry.get(part, {}).items():
             if isinstance(value, dict):
@@ -209,7 +210,7 @@ def flat_entry(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]
 
 
 def budget_mistake(budget: BudgetSection, space: Space) -> str | None:
-    """What is wrong with the budget of this space, or None."""
+    """Say what is wrong with the budget of this space; None if nothing is."""
     num_backbone = count_backbone(space.arch)
     limit = budget_in_parameters(budget.trainable_params, num_backbone)
     if limit is None:
@@ -229,7 +230,7 @@ def budget_mistake(budget: BudgetSection, space: Space) -> str | None:
 
 
 def spaced(number: int) -> str:
-    """`1 234 567`."""
+    """Write `1 234 567`."""
     return f"{number:,}".replace(",", " ")
 
 
@@ -241,7 +242,7 @@ def _subsections(section: Section) -> Iterator[tuple[str, Section]]:
 
 
 def _with_numbers(path: str, domain: Domain, arch: SwinArch) -> Domain:
-    """`all` stages of this architecture as a tuple of numbers."""
+    """Write `all` stages of this architecture as a tuple of numbers."""
     if not path.endswith(".stages"):
         return domain
     every = tuple(range(1, arch.num_stages + 1))

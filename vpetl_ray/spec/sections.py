@@ -14,7 +14,8 @@ from vpetl_ray.models.arch import ARCHS
 from vpetl_ray.petl.bottleneck import ACTIVATIONS
 from vpetl_ray.petl.methods.adapter import PLACEMENTS
 from vpetl_ray.petl.methods.patt import TARGETS
-from vpetl_ray.spec.kinds import Flag, Given, Number, Searched, Several, Text, Whole, Word
+from vpetl_ray.spec.kinds import Flag, Number, Several, Text, Whole, Word
+from vpetl_ray.spec.leaves import Given, Searched
 from vpetl_ray.spec.special_kinds import Budget, StartList, TrackingUri
 from vpetl_ray.training.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
 from vpetl_ray.tuning.domains import Domain, Fixed

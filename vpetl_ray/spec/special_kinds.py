@@ -21,8 +21,7 @@ _SECRET_WORDS = ("password", "passwd", "token", "secret", "apikey", "api_key")
 class Budget(Kind):
     """A count (`5M`, `120k`, `45000`) or a share of the backbone (`2%`), kept as it is written."""
 
-    @property
-    def allowed(self) -> str:
+    def _allowed(self) -> str:
         return "a count such as 45000, 120k or 5M, or a share of the backbone such as 2%"
 
     def _read(self, raw: object) -> str | int:
@@ -36,7 +35,7 @@ class Budget(Kind):
 
 
 def budget_in_parameters(budget: str | int | None, num_backbone: int) -> int | None:
-    """The budget as a number of parameters; None is no limit.
+    """Return the budget as a number of parameters; None is no limit.
 
     Args:
         budget: what `Budget` accepts.
@@ -62,8 +61,7 @@ def _scaled(number: str) -> int:
 class Name(Kind):
     """A name that can be a folder on every system."""
 
-    @property
-    def allowed(self) -> str:
+    def _allowed(self) -> str:
         return "a name of letters, digits, '.', '_' and '-' that starts with a letter or digit"
 
     def _read(self, raw: object) -> str:
@@ -78,8 +76,7 @@ class AllOf(Kind):
 
     options: tuple[str, ...]
 
-    @property
-    def allowed(self) -> str:
+    def _allowed(self) -> str:
         return f"[{', '.join(self.options)}]"
 
     def _read(self, raw: object) -> tuple[str, ...]:
@@ -97,8 +94,7 @@ class AllOf(Kind):
 class TrackingUri(Text):
     """A tracking URI without a secret in it: the spec is written to disk and logged."""
 
-    @property
-    def allowed(self) -> str:
+    def _allowed(self) -> str:
         return "'auto' or a tracking URI"
 
     def _read(self, raw: object) -> str:
@@ -125,8 +121,7 @@ def _has_secret(uri: str) -> bool:
 class StartConfig(Kind):
     """The name of a known start config, or a mapping with a name of its own."""
 
-    @property
-    def allowed(self) -> str:
+    def _allowed(self) -> str:
         known = ", ".join(START_CONFIGS)
         return f"one of {known}, or a mapping with name, petl and training"
 
@@ -155,8 +150,7 @@ class StartConfig(Kind):
 class StartList(Kind):
     """The start configs, in order."""
 
-    @property
-    def allowed(self) -> str:
+    def _allowed(self) -> str:
         return f"a list, each {StartConfig().allowed}"
 
     def _read(self, raw: object) -> tuple[Any, ...]:

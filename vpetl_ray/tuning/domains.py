@@ -6,6 +6,7 @@ A domain knows its members, how Optuna is asked for one of them, and how one is 
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from itertools import combinations
@@ -28,37 +29,98 @@ MAX_SUBSET_CATEGORIES = 32
 NONE_CHOSEN = "none"
 
 
+class Domain(ABC):
+    """What the five kinds of domain have in common."""
+
+    @property
+    def size(self) -> int | None:
+        """Number of members; None where they are continuous."""
+        return self._size()
+
+    @property
+    def num_structures(self) -> int:
+        """Number of members, where a continuous range counts as one."""
+        return self.size or 1
+
+    def contains(self, value: Value) -> bool:
+        """Whether `value` is a member."""
+        return self._contains(value)
+
+    def nearest(self, value: Value) -> Value:
+        """Return the member closest to `value`, None where no member is like it."""
+        return self._nearest(value)
+
+    def members(self) -> Iterable[Value]:
+        """Return every member; a TypeError where they are continuous."""
+        members = self._members()
+        if members is None:
+            raise TypeError(f"{self} is continuous")
+        return members
+
+    def suggest(self, trial: BaseTrial, path: str) -> Value:
+        """Ask an Optuna trial for a member."""
+        return self._suggest(trial, path)
+
+    def params(self, path: str, value: Value) -> dict[str, Scalar]:
+        """Return the Optuna params that make `suggest` return `value`."""
+        return self._params(path, value)
+
+    def distributions(self, path: str) -> dict[str, BaseDistribution]:
+        """Return the Optuna params that `suggest` may ask for."""
+        return self._distributions(path)
+
+    @abstractmethod
+    def _size(self) -> int | None: ...
+
+    @abstractmethod
+    def _contains(self, value: Value) -> bool: ...
+
+    @abstractmethod
+    def _nearest(self, value: Value) -> Value: ...
+
+    @abstractmethod
+    def _members(self) -> Iterable[Value] | None: ...
+
+    @abstractmethod
+    def _suggest(self, trial: BaseTrial, path: str) -> Value: ...
+
+    @abstractmethod
+    def _params(self, path: str, value: Value) -> dict[str, Scalar]: ...
+
+    @abstractmethod
+    def _distributions(self, path: str) -> dict[str, BaseDistribution]: ...
+
+
 @dataclass(frozen=True, kw_only=True)
-class Fixed:
+class Fixed(Domain):
     """One value; it is not searched."""
 
     value: Value
 
-    @property
-    def size(self) -> int:
+    def _size(self) -> int:
         return 1
 
-    def contains(self, value: Value) -> bool:
+    def _contains(self, value: Value) -> bool:
         return _same(value, self.value)
 
-    def members(self) -> tuple[Value, ...]:
+    def _members(self) -> tuple[Value, ...]:
         return (self.value,)
 
-    def nearest(self, value: Value) -> Value:  # noqa: ARG002 - there is only one
+    def _nearest(self, value: Value) -> Value:
         return self.value
 
-    def suggest(self, trial: BaseTrial, path: str) -> Value:  # noqa: ARG002 - nothing to ask
+    def _suggest(self, trial: BaseTrial, path: str) -> Value:
         return self.value
 
-    def params(self, path: str, value: Value) -> dict[str, Scalar]:  # noqa: ARG002
+    def _params(self, path: str, value: Value) -> dict[str, Scalar]:
         return {}
 
-    def distributions(self, path: str) -> dict[str, BaseDistribution]:  # noqa: ARG002
+    def _distributions(self, path: str) -> dict[str, BaseDistribution]:
         return {}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Choice:
+class Choice(Domain):
     """One of the listed values, which have no order for the sampler."""
 
     options: tuple[Value, ...]
@@ -70,35 +132,34 @@ class Choice:
         if len(set(labels)) < len(labels):
             raise ValueError("a choice lists the same option twice")
 
-    @property
-    def size(self) -> int:
+    def _size(self) -> int:
         return len(self.options)
 
-    def contains(self, value: Value) -> bool:
+    def _contains(self, value: Value) -> bool:
         return any(_same(value, option) for option in self.options)
 
-    def members(self) -> tuple[Value, ...]:
+    def _members(self) -> tuple[Value, ...]:
         return self.options
 
-    def nearest(self, value: Value) -> Value:
+    def _nearest(self, value: Value) -> Value:
         return _nearest(self.options, value)
 
-    def suggest(self, trial: BaseTrial, path: str) -> Value:
-        label = trial.suggest_categorical(path, self._labels())
-        return self.options[self._labels().index(label)]
+    def _suggest(self, trial: BaseTrial, path: str) -> Value:
+        chosen = trial.suggest_categorical(path, self._labels())
+        return self.options[self._labels().index(chosen)]
 
-    def params(self, path: str, value: Value) -> dict[str, Scalar]:
-        return {path: _category(value)}
+    def _params(self, path: str, value: Value) -> dict[str, Scalar]:
+        return {path: label(value)}
 
-    def distributions(self, path: str) -> dict[str, BaseDistribution]:
+    def _distributions(self, path: str) -> dict[str, BaseDistribution]:
         return {path: CategoricalDistribution(self._labels())}
 
     def _labels(self) -> list[Scalar]:
-        return [_category(option) for option in self.options]
+        return [label(option) for option in self.options]
 
 
 @dataclass(frozen=True, kw_only=True)
-class IntRange:
+class IntRange(Domain):
     """Whole numbers from `low` to `high`, both included."""
 
     low: int
@@ -113,37 +174,36 @@ class IntRange:
         if self.log and self.step != 1:
             raise ValueError("a log range has no step")
 
-    @property
-    def size(self) -> int:
+    def _size(self) -> int:
         return (self.high - self.low) // self.step + 1
 
-    def contains(self, value: Value) -> bool:
+    def _contains(self, value: Value) -> bool:
         if not _is_int(value):
             return False
         return value in range(self.low, self.high + 1, self.step)
 
-    def members(self) -> range:
+    def _members(self) -> range:
         return range(self.low, self.high + 1, self.step)
 
-    def nearest(self, value: Value) -> Value:
+    def _nearest(self, value: Value) -> Value:
         if not _is_number(value):
             return None
         steps = round((float(value) - self.low) / self.step)  # type: ignore[arg-type]
-        return self.low + self.step * min(max(steps, 0), self.size - 1)
+        return self.low + self.step * min(max(steps, 0), self._size() - 1)
 
-    def suggest(self, trial: BaseTrial, path: str) -> Value:
-        return trial.suggest_int(path, self.low, self.members()[-1], step=self.step, log=self.log)
+    def _suggest(self, trial: BaseTrial, path: str) -> Value:
+        return trial.suggest_int(path, self.low, self._members()[-1], step=self.step, log=self.log)
 
-    def params(self, path: str, value: Value) -> dict[str, Scalar]:
+    def _params(self, path: str, value: Value) -> dict[str, Scalar]:
         return {path: value}  # type: ignore[dict-item]
 
-    def distributions(self, path: str) -> dict[str, BaseDistribution]:
-        high = self.members()[-1]
+    def _distributions(self, path: str) -> dict[str, BaseDistribution]:
+        high = self._members()[-1]
         return {path: IntDistribution(self.low, high, log=self.log, step=self.step)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class FloatRange:
+class FloatRange(Domain):
     """Any number from `low` to `high`, both included."""
 
     low: float
@@ -153,9 +213,7 @@ class FloatRange:
     def __post_init__(self) -> None:
         _check_range(self.low, self.high, log=self.log)
 
-    @property
-    def size(self) -> None:
-        """There are too many to count."""
+    def _size(self) -> None:
         return
 
     @property
@@ -165,7 +223,7 @@ class FloatRange:
         return min(max(float(f"{middle:.3g}"), self.low), self.high)
 
     def points(self, num: int) -> tuple[float, ...]:
-        """`num` evenly spaced members, the ends included (on a log range evenly in logarithm)."""
+        """Return `num` evenly spaced members (in logarithm on a log range), the ends included."""
         if num == 1 or self.low == self.high:
             return (self.middle,)
         shares = [i / (num - 1) for i in range(num)]
@@ -175,26 +233,31 @@ class FloatRange:
             inner = [self.low + (self.high - self.low) * share for share in shares]
         return (self.low, *(float(f"{x:.6g}") for x in inner[1:-1]), self.high)
 
-    def contains(self, value: Value) -> bool:
-        return _is_number(value) and self.low <= float(value) <= self.high  # type: ignore[arg-type]
+    def _members(self) -> None:
+        return
 
-    def nearest(self, value: Value) -> Value:
+    def _contains(self, value: Value) -> bool:
+        if not _is_number(value):
+            return False
+        return self.low <= float(value) <= self.high  # type: ignore[arg-type]
+
+    def _nearest(self, value: Value) -> Value:
         if not _is_number(value):
             return None
         return min(max(float(value), self.low), self.high)  # type: ignore[arg-type]
 
-    def suggest(self, trial: BaseTrial, path: str) -> Value:
+    def _suggest(self, trial: BaseTrial, path: str) -> Value:
         return trial.suggest_float(path, self.low, self.high, log=self.log)
 
-    def params(self, path: str, value: Value) -> dict[str, Scalar]:
+    def _params(self, path: str, value: Value) -> dict[str, Scalar]:
         return {path: float(value)}  # type: ignore[arg-type]
 
-    def distributions(self, path: str) -> dict[str, BaseDistribution]:
+    def _distributions(self, path: str) -> dict[str, BaseDistribution]:
         return {path: FloatDistribution(self.low, self.high, log=self.log)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Subset:
+class Subset(Domain):
     """Any of the items together, at least `min_size` of them; their order means nothing."""
 
     items: tuple[Scalar, ...]
@@ -208,34 +271,33 @@ class Subset:
         if not 0 <= self.min_size <= len(self.items):
             raise ValueError(f"min must be from 0 to {len(self.items)}, got {self.min_size}")
 
-    @property
-    def size(self) -> int:
+    def _size(self) -> int:
         sizes = range(self.min_size, len(self.items) + 1)
         return sum(math.comb(len(self.items), k) for k in sizes)
 
-    def contains(self, value: Value) -> bool:
+    def _contains(self, value: Value) -> bool:
         if not isinstance(value, tuple) or len(value) < self.min_size:
             return False
         return len(set(value)) == len(value) and all(item in self.items for item in value)
 
-    def members(self) -> Iterator[tuple[Scalar, ...]]:
-        """Every member, small ones first; there can be millions."""
+    def _members(self) -> Iterator[tuple[Scalar, ...]]:
+        # Small ones first; there can be millions.
         for k in range(self.min_size, len(self.items) + 1):
             yield from combinations(self.items, k)
 
     def ordered(self, items: Iterable[Scalar]) -> tuple[Scalar, ...]:
-        """The same items in this domain's order, in which members are always written."""
+        """Return the same items in this domain's order, in which members are always written."""
         return tuple(sorted(items, key=self.items.index))
 
-    def nearest(self, value: Value) -> Value:
+    def _nearest(self, value: Value) -> Value:
         if not isinstance(value, tuple):
             return None
         chosen = self.ordered(item for item in set(value) if item in self.items)
         return chosen if self.contains(chosen) else None
 
-    def suggest(self, trial: BaseTrial, path: str) -> Value:
+    def _suggest(self, trial: BaseTrial, path: str) -> Value:
         if self._is_categorical:
-            members = {label(member): member for member in self.members()}
+            members = {label(member): member for member in self._members()}
             return members[trial.suggest_categorical(path, list(members))]
         chosen: list[Scalar] = []
         for item, must in self._switches(chosen):
@@ -244,7 +306,7 @@ class Subset:
                 chosen.append(item)
         return tuple(chosen)
 
-    def params(self, path: str, value: Value) -> dict[str, Scalar]:
+    def _params(self, path: str, value: Value) -> dict[str, Scalar]:
         wanted = value if isinstance(value, tuple) else ()
         if self._is_categorical:
             return {path: label(self.ordered(wanted))}
@@ -257,15 +319,15 @@ class Subset:
                 chosen.append(item)
         return params
 
-    def distributions(self, path: str) -> dict[str, BaseDistribution]:
+    def _distributions(self, path: str) -> dict[str, BaseDistribution]:
         if self._is_categorical:
-            return {path: CategoricalDistribution([label(member) for member in self.members()])}
+            return {path: CategoricalDistribution([label(member) for member in self._members()])}
         switch = CategoricalDistribution([False, True])
         return {_switch(path, item): switch for item in self.items}
 
     @property
     def _is_categorical(self) -> bool:
-        return self.size <= MAX_SUBSET_CATEGORIES
+        return self._size() <= MAX_SUBSET_CATEGORIES
 
     def _switches(self, chosen: list[Scalar]) -> Iterator[tuple[Scalar, bool]]:
         """Each item, and whether it must be chosen because `min_size` needs all that are left."""
@@ -273,11 +335,8 @@ class Subset:
             yield item, len(chosen) + len(self.items) - i <= self.min_size
 
 
-Domain: TypeAlias = Fixed | Choice | IntRange | FloatRange | Subset
-
-
 def as_domain(value: Domain | Value) -> Domain:
-    """`value` itself if it is a domain, else `Fixed` at it."""
+    """Return `value` itself if it is a domain, else `Fixed` at it."""
     return value if isinstance(value, Domain) else Fixed(value=value)
 
 
@@ -290,10 +349,6 @@ def label(value: Value) -> Scalar:
         return NONE_CHOSEN
     letters = all(len(word) == 1 and word.isalpha() for word in words)
     return ("" if letters else "+").join(words)
-
-
-def _category(value: Value) -> Scalar:
-    return label(value)
 
 
 def _typed_label(value: Value) -> tuple[str, Scalar]:
@@ -331,7 +386,7 @@ def _check_range(low: float, high: float, *, log: bool) -> None:
 
 
 def _nearest(options: tuple[Value, ...], value: Value) -> Value:
-    """The option that equals `value`, else for a number the closest by ratio, else None."""
+    """Return the option that equals `value`, else for a number the closest by ratio, else None."""
     for option in options:
         if _same(option, value):
             return option

@@ -16,7 +16,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, dataclass, fields
 from itertools import product
-from typing import Any, TypeAlias
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial
@@ -29,6 +29,9 @@ from vpetl_ray.petl.method import method_to_dict
 from vpetl_ray.petl.methods import AdapterConfig, MethodConfig, PattConfig
 from vpetl_ray.training.recipe import Recipe
 from vpetl_ray.tuning.domains import Domain, Fixed, FloatRange, Scalar, Value, as_domain, label
+
+if TYPE_CHECKING:
+    from vpetl_ray.tuning.space_size import SpaceSummary
 
 Values: TypeAlias = Mapping[str, Value]
 Picker: TypeAlias = Callable[[str, Domain], Value]
@@ -87,7 +90,7 @@ class TrialConfig:
         return not self.petl.methods
 
     def describe(self) -> str:
-        """The PETL part in a few words: `patt(kv) 8, adapter 4 stage 1+3, classifier frozen`."""
+        """Say the PETL part in a few words: `patt(kv) 8, adapter 4 stage 1+3`."""
         if self.is_probe:
             return "linear probe"
         words = [_describe_method(method) for method in self.petl.methods]
@@ -144,7 +147,7 @@ class Space:
         return merged
 
     def suggest(self, trial: BaseTrial, *, ask_inactive: bool = False) -> Values:
-        """The values that `trial` proposes, parents before what depends on them.
+        """Ask `trial` for values, parents before what depends on them.
 
         Args:
             trial: an Optuna trial; `optuna.trial.FixedTrial(params)` turns stored params back
@@ -165,7 +168,7 @@ class Space:
             is_probe &= not self._walk_method(name, pick, values)
         classifier = self.domains[CLASSIFIER]
         # With every method off the classifier is all there is; asking would waste a proposal.
-        forced = is_probe and classifier.contains(True)
+        forced = is_probe and True in classifier.members()
         values[CLASSIFIER] = True if forced else pick(CLASSIFIER, classifier)
         for path, domain in self.domains.items():
             if path.startswith("training.") and self._is_used(path, values, is_probe=is_probe):
@@ -173,7 +176,7 @@ class Space:
         return values
 
     def build(self, values: Values) -> TrialConfig:
-        """What `values` say to train. Fixed paths may be left out, inactive ones are ignored.
+        """Build what `values` say to train. Fixed paths may be left out, inactive ones are ignored.
 
         Raises:
             NothingToTrain: every method is off and the classifier is frozen.
@@ -193,26 +196,26 @@ class Space:
         return count_trainable(config.petl, self.arch, self.num_classes).total
 
     def params_for(self, values: Values) -> dict[str, Scalar]:
-        """The Optuna params that make `suggest` return `values`, for `study.enqueue_trial`."""
+        """Return the Optuna params that make `suggest` return `values`, to be enqueued."""
         params: dict[str, Scalar] = {}
         for path, value in values.items():
             params.update(self.domains[path].params(path, value))
         return params
 
     def config_columns(self, values: Values) -> dict[str, Scalar]:
-        """One row of a table: every path, subsets as `kv` or `1+3`, None where inactive."""
+        """Return one row of a table: every path, subsets as `kv` or `1+3`, None where inactive."""
         return {path: label(values.get(path)) for path in self.domains}
 
     def to_json(self, values: Values) -> dict[str, Any]:
-        """`values` for `json.dumps`; `from_json` reads them back."""
+        """Return `values` for `json.dumps`; `from_json` reads them back."""
         return {p: list(v) if isinstance(v, tuple) else v for p, v in values.items()}
 
     def from_json(self, stored: Mapping[str, Any]) -> Values:
-        """What `to_json` wrote."""
+        """Read what `to_json` wrote."""
         return {p: tuple(v) if isinstance(v, list) else v for p, v in stored.items()}
 
     def summary(self, budget: int | None = None) -> SpaceSummary:
-        """How large the space is, what its configs cost, and how many the budget allows."""
+        """Say how large the space is, what its configs cost, and how many the budget allows."""
         from vpetl_ray.tuning.space_size import summarise  # noqa: PLC0415 - it imports this file
 
         return summarise(self, budget)
@@ -228,7 +231,7 @@ class Space:
                     yield {**petl, CLASSIFIER: train, **training}
 
     def off_values(self, name: str) -> dict[str, Value] | None:
-        """The shortest values that turn the method off; None if it is always on."""
+        """Return the shortest values that turn the method off; None if it is always on."""
         values: dict[str, Value] = {}
         for gate in self.methods[name].gates:
             path = f"petl.{name}.{gate}"
@@ -242,17 +245,17 @@ class Space:
         return None
 
     def field_domains(self, name: str) -> dict[str, Domain]:
-        """The method's fields and their domains, gates first."""
+        """Return the method's fields and their domains, gates first."""
         prefix = f"petl.{name}."
         return {p.removeprefix(prefix): d for p, d in self.domains.items() if p.startswith(prefix)}
 
     def method_config(self, name: str, field_values: Mapping[str, Value]) -> MethodConfig:
-        """The method's config with these fields; `enabled` is not one of them."""
+        """Build the method's config with these fields; `enabled` is not one of them."""
         wanted = {f: v for f, v in field_values.items() if f != "enabled"}
         return self.methods[name].config(**wanted)
 
     def training_domains(self, *, is_probe: bool, optimizer: Value) -> dict[str, Domain]:
-        """The training paths that have an effect under this optimiser."""
+        """Return the training paths that have an effect under this optimiser."""
         values = {OPTIMIZER: optimizer}
         return {
             path: domain
@@ -296,8 +299,8 @@ class Space:
         return self.method_config(name, chosen)
 
     def _recipe(self, active: Values) -> Recipe:
-        """Unused fields get a value all the same, the same one for every config."""
-        training = {
+        """Give unused fields a value all the same, the same one in every config."""
+        training: dict[str, Any] = {
             path.removeprefix("training."): active.get(path, next(iter(grid_members(domain, 1))))
             for path, domain in self.domains.items()
             if path.startswith("training.")
@@ -353,9 +356,9 @@ def _checked(path: str, domain: Domain, values: Values) -> Value:
 
 
 def _method_defaults(method: MethodFields, arch: SwinArch) -> dict[str, Domain | None]:
-    """The domain of every field where nothing is given: gates first, all stages, on."""
+    """Return the domain of every field where nothing is given: gates first, all stages, on."""
     every_stage = tuple(range(1, arch.num_stages + 1))
-    defaults: dict[str, Domain | None] = {gate: None for gate in method.gates}
+    defaults: dict[str, Domain | None] = dict.fromkeys(method.gates)
     defaults.update(_field_defaults(method.config))
     return {**defaults, "enabled": Fixed(value=True), "stages": Fixed(value=every_stage)}
 

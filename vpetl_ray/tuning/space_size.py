@@ -77,10 +77,12 @@ class _Histogram:
         cls, counts: NDArray[np.int64], weights: NDArray[np.float64], *, exact: bool
     ) -> _Histogram:
         unique, place = np.unique(counts, return_inverse=True)
-        return cls(counts=unique, weights=np.bincount(place, weights), exact=exact)
+        return cls(
+            counts=unique, weights=np.bincount(place, weights).astype(np.float64), exact=exact
+        )
 
     def plus(self, other: _Histogram) -> _Histogram:
-        """The histogram of every sum of one count from each."""
+        """Return the histogram of every sum of one count from each."""
         exact = self.exact and other.exact
         if len(self.counts) * len(other.counts) > MAX_PAIRS:
             return self._drawn_plus(other)
@@ -89,7 +91,7 @@ class _Histogram:
         return _Histogram.of(counts, weights, exact=exact)
 
     def also(self, other: _Histogram) -> _Histogram:
-        """The histogram of the configs of both."""
+        """Return the histogram of the configs of both."""
         counts = np.concatenate([self.counts, other.counts])
         weights = np.concatenate([self.weights, other.weights])
         return _Histogram.of(counts, weights, exact=self.exact and other.exact)
@@ -150,17 +152,16 @@ def num_structures(space: Space) -> int:
 
 
 def smallest_values(space: Space) -> Values:
-    """The values of a config with the fewest trainable parameters (the linear probe on a tie).
+    """Find a config with the fewest trainable parameters; the linear probe on a tie.
 
     Raises:
         ValueError: the space has no config that trains anything.
     """
     options = [_smallest_options(space, name) for name in space.methods]
     best: tuple[int, Values] | None = None
-    for chosen in product(*options, grid_members(space.domains[CLASSIFIER], 1)):
-        wanted: dict[str, Value] = {CLASSIFIER: chosen[-1]}
-        for values in chosen[:-1]:
-            wanted.update(values)
+    classifier = [{CLASSIFIER: train} for train in grid_members(space.domains[CLASSIFIER], 1)]
+    for chosen in product(*options, classifier):
+        wanted = {path: value for values in chosen for path, value in values.items()}
         full = space.walk(_picker(wanted))
         if not full[CLASSIFIER] and not any(space.is_on(name, full) for name in space.methods):
             continue
@@ -204,7 +205,7 @@ def _shifted(histogram: _Histogram, by: int) -> _Histogram:
 
 
 def _method_histogram(space: Space, name: str) -> _Histogram:
-    """The method's counts over all its structures, off (0 parameters) included."""
+    """Count the method in all its structures, off (0 parameters) included."""
     off = _Histogram(counts=np.zeros(1, np.int64), weights=np.ones(1))
     if not _num_on(space, name):
         return off
@@ -224,14 +225,14 @@ def _on_histogram(space: Space, name: str) -> _Histogram:
         ]
     )
     picks = np.array(
-        [[stage in (chosen or ()) for stage in _all_stages(space)] for chosen, _ in stages]
+        [[stage in _as_tuple(chosen) for stage in _all_stages(space)] for chosen, _ in stages]
     )
     combo_weights = [math.prod(weight for _, weight in combo) for combo in combos]
     weights = np.multiply.outer(combo_weights, [weight for _, weight in stages])
     uncounted = (d for f, d in domains.items() if f not in counted and f != "stages")
     return _Histogram.of(
         (units @ picks.T.astype(np.int64)).ravel(),
-        weights.ravel() * math.prod(domain.size or 1 for domain in uncounted),
+        weights.ravel() * math.prod(domain.num_structures for domain in uncounted),
         exact=not any(_is_thinned(domain) for domain in domains.values()),
     )
 
@@ -256,7 +257,7 @@ def _on_domains(space: Space, name: str) -> dict[str, Domain]:
 def _num_on(space: Space, name: str) -> int:
     gates = space.methods[name].gates
     return math.prod(
-        _num_truthy(domain) if field in gates else domain.size or 1
+        _num_truthy(domain) if field in gates else domain.num_structures
         for field, domain in space.field_domains(name).items()
     )
 
@@ -264,7 +265,7 @@ def _num_on(space: Space, name: str) -> int:
 def _num_truthy(domain: Domain) -> int:
     """Members that do not turn a method off."""
     if isinstance(domain, Subset):
-        return domain.size - (domain.min_size == 0)
+        return domain.num_structures - (domain.min_size == 0)
     return sum(bool(member) for member in grid_members(domain, 1))
 
 
@@ -272,7 +273,7 @@ def _num_training(space: Space, *, is_probe: bool) -> int:
     total = 0
     for optimizer in grid_members(space.domains[OPTIMIZER], 1):
         used = space.training_domains(is_probe=is_probe, optimizer=optimizer)
-        total += math.prod(d.size or 1 for path, d in used.items() if path != OPTIMIZER)
+        total += math.prod(d.num_structures for path, d in used.items() if path != OPTIMIZER)
     return total
 
 
@@ -288,19 +289,20 @@ def _classes(field: str, domain: Domain) -> list[tuple[Value, float]]:
 
 
 def _is_thinned(domain: Domain) -> bool:
-    return isinstance(domain, IntRange) and domain.size > MAX_MEMBERS
+    return isinstance(domain, IntRange) and domain.num_structures > MAX_MEMBERS
 
 
 def _thinned(domain: Domain) -> list[tuple[Value, float]]:
     """Members without the empty one, evenly thinned where there are too many, and their weights."""
     if isinstance(domain, IntRange) and _is_thinned(domain):
-        places = np.linspace(0, domain.size - 1, MAX_MEMBERS).round().astype(int)
-        return [(domain.members()[int(i)], domain.size / MAX_MEMBERS) for i in places]
+        places = np.linspace(0, domain.num_structures - 1, MAX_MEMBERS).round().astype(int)
+        weight = domain.num_structures / MAX_MEMBERS
+        return [(domain.low + domain.step * int(i), weight) for i in places]
     return [(member, 1.0) for member in grid_members(domain, 1) if member != ()]
 
 
 def _smallest_options(space: Space, name: str) -> list[dict[str, Value]]:
-    """The method switched off, if it can be, and where it is on with the fewest parameters."""
+    """Switch the method off, if that can be, and on with the fewest parameters."""
     off = space.off_values(name)
     counted = {*space.methods[name].counted, "stages"}
     domains = _on_domains(space, name)
@@ -336,6 +338,10 @@ def _small_members(domain: Domain) -> Iterator[Value]:
 
 def _picker(wanted: Values) -> Picker:
     return lambda path, domain: wanted.get(path, _first(domain))
+
+
+def _as_tuple(value: Value) -> tuple[Value, ...]:
+    return value if isinstance(value, tuple) else ()
 
 
 def _first(domain: Domain) -> Value:

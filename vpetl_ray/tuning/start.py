@@ -35,15 +35,28 @@ _ADAPTER: Mapping[str, Value] = {
     "activation": "relu",
 }
 
-START_CONFIGS: Mapping[str, Wish] = MappingProxyType(
+
+@dataclass(frozen=True, kw_only=True)
+class StartConfig:
+    """A known config to start with."""
+
+    title: str
+    """What tables call it."""
+    methods: Wish
+    """The methods that are on and what they are set to; the others are off."""
+
+
+START_CONFIGS: Mapping[str, StartConfig] = MappingProxyType(
     {
-        "linear_probe": {},
-        "paper_adapter": {"adapter": _ADAPTER},
-        "paper_patt_kv": {"patt": _PATT},
-        "paper_swin_bapat": {"adapter": _ADAPTER, "patt": _PATT},
+        "linear_probe": StartConfig(title="linear probe", methods={}),
+        "paper_adapter": StartConfig(title="paper adapter", methods={"adapter": _ADAPTER}),
+        "paper_patt_kv": StartConfig(title="paper PATT(K,V)", methods={"patt": _PATT}),
+        "paper_swin_bapat": StartConfig(
+            title="paper Swin-BAPAT", methods={"adapter": _ADAPTER, "patt": _PATT}
+        ),
     }
 )
-"""Name to the methods that are on and what they are set to; the others are off."""
+"""The known configs by the name that a spec gives them."""
 
 
 class StartTrial(NamedTuple):
@@ -83,17 +96,17 @@ def plan_start(
     left_out: dict[str, str] = {}
     for name in names:
         try:
-            values = _paper_values(space, START_CONFIGS[name], budget)
+            values = _paper_values(space, START_CONFIGS[name].methods, budget)
         except _NotInSpace as error:
             left_out[name] = str(error)
         else:
-            trials.append(StartTrial(name.replace("_", " "), values))
+            trials.append(StartTrial(START_CONFIGS[name].title, values))
     trials += [StartTrial(name, own_values(space, values)) for name, values in own.items()]
     return StartPlan(trials=tuple(trials), left_out=left_out)
 
 
 def own_values(space: Space, given: Values) -> Values:
-    """The user's values, completed.
+    """Complete the user's values.
 
     Raises:
         ValueError: a value outside its domain, or a path that the space does not have.
@@ -111,7 +124,7 @@ def own_values(space: Space, given: Values) -> Values:
 
 
 def middle(domain: Domain) -> Value:
-    """A value to take where nobody asks for another one: the middle, all items, the first word."""
+    """Return what to take where nobody asks for more: the middle, all items, the first word."""
     match domain:
         case FloatRange():
             return domain.middle
@@ -143,7 +156,7 @@ def _paper_values(space: Space, wish: Wish, budget: int | None) -> Values:
 
 
 def _wanted(space: Space, wish: Wish) -> dict[str, Value]:
-    wanted: dict[str, Value] = {CLASSIFIER: _member(space, CLASSIFIER, True)}
+    wanted: dict[str, Value] = {CLASSIFIER: _member(space, CLASSIFIER, value=True)}
     for name in wish:
         if name not in space.methods:
             raise _NotInSpace(f"this space has no {name}")
@@ -159,7 +172,7 @@ def _wanted(space: Space, wish: Wish) -> dict[str, Value]:
 
 
 def _on_values(space: Space, name: str, fields: Mapping[str, Value]) -> dict[str, Value]:
-    """The method's wish as members of the space, its widths aside."""
+    """Write the method's wish as members of the space, its widths aside."""
     wish = {"enabled": True, "stages": tuple(range(1, space.arch.num_stages + 1)), **fields}
     domains = space.field_domains(name)
     values = {}
@@ -168,11 +181,11 @@ def _on_values(space: Space, name: str, fields: Mapping[str, Value]) -> dict[str
         if field == "stages":
             values[path] = domains[field].nearest(wish[field]) or middle(domains[field])
         else:
-            values[path] = _member(space, path, wish[field])
+            values[path] = _member(space, path, value=wish[field])
     return values
 
 
-def _member(space: Space, path: str, value: Value) -> Value:
+def _member(space: Space, path: str, *, value: Value) -> Value:
     nearest = space.domains[path].nearest(value)
     is_number = isinstance(value, int | float) and not isinstance(value, bool)
     if nearest is None or (not is_number and not space.domains[path].contains(value)):

@@ -1,0 +1,109 @@
+"""What a search would do, without doing any of it."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import torch
+
+from vpetl_ray.spec.search_spec import SearchSpec, spaced
+from vpetl_ray.tuning.cluster import GroupPlan, plan_groups
+from vpetl_ray.tuning.space_size import SpaceSummary
+from vpetl_ray.tuning.start import StartPlan
+
+
+@dataclass(frozen=True, kw_only=True)
+class DryRun:
+    """The facts that `--dry-run` prints."""
+
+    spec_yaml: str
+    """The resolved spec, every default filled in."""
+    summary: SpaceSummary
+    """Size and costs of the space."""
+    budget: int | None
+    """Most trainable parameters allowed; None is no limit."""
+    num_trials: int
+    start: StartPlan
+    """What is tried first."""
+    start_counts: Mapping[str, int]
+    """Trainable parameters of each start config."""
+    groups: GroupPlan
+    """The worker groups that would be started."""
+
+    def text(self) -> str:
+        """Write the facts below the spec, one a line."""
+        return "\n".join(f"{name + ':':<22}{value}" for name, value in self.facts())
+
+    def facts(self) -> list[tuple[str, str]]:
+        """Return name and value of each fact, in words."""
+        summary = self.summary
+        about = "" if summary.exact else "about "
+        low, mid, high = (spaced(n) for n in (summary.smallest, summary.median, summary.largest))
+        share = f"{about}{_percent(summary.share_within_budget)} of the space"
+        limit = "no limit" if self.budget is None else f"{spaced(self.budget)}, allows {share}"
+        first = ", ".join(f"{name} ({spaced(n)})" for name, n in self.start_counts.items())
+        return [
+            ("search space", summary.size_text),
+            ("trainable parameters", f"smallest {low}, median {about}{mid}, largest {high}"),
+            ("budget", limit),
+            ("tried first", first or "nothing"),
+            *(("left out", f"{name}: {why}") for name, why in self.start.left_out.items()),
+            ("trials", spaced(self.num_trials)),
+            ("workers", self.groups.sentence),
+        ]
+
+
+def plan_dry_run(
+    spec: SearchSpec,
+    *,
+    num_classes: int | None = None,
+    nodes: Sequence[Mapping[str, float]] | None = None,
+) -> DryRun:
+    """Work out what a search of this spec would do.
+
+    Args:
+        spec: the spec.
+        num_classes: of the data; by default what the spec says.
+        nodes: CPU and GPU of each node; by default this machine.
+
+    Raises:
+        SpecError: the number of classes is not known, or the budget is too small.
+        SearchError: not even one worker group fits.
+    """
+    spec.check_budget(num_classes)
+    space = spec.space(num_classes)
+    start = spec.start_plan(num_classes)
+    resources = spec.resources
+    return DryRun(
+        spec_yaml=spec.to_yaml(),
+        summary=space.summary(spec.given_budget),
+        budget=spec.given_budget,
+        num_trials=spec.search.trials,
+        start=start,
+        start_counts={t.name: space.count(space.build(t.values)) for t in start.trials},
+        groups=plan_groups(
+            nodes or [this_machine()],
+            num_groups=None if resources.groups == "auto" else resources.groups,
+            workers_per_group=resources.workers_per_group,
+            cpus_per_worker=resources.cpus_per_worker,
+            gpus_per_worker=(
+                None if resources.gpus_per_worker == "auto" else resources.gpus_per_worker
+            ),
+        ),
+    )
+
+
+def this_machine() -> dict[str, float]:
+    """Return the CPUs and GPUs of this machine as Ray would count them."""
+    return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
+
+
+def _percent(share: float) -> str:
+    """Write a share so that almost all is not all, and almost none is not none."""
+    if 0 < share < 0.001:
+        return "less than 0.1%"
+    if 0.999 < share < 1:
+        return "more than 99.9%"
+    return f"{100 * share:.1f}%"
