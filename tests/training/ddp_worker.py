@@ -1,0 +1,66 @@
+"""One of the processes of test_ddp: `python ddp_worker.py RANK WORLD_SIZE FOLDER`."""
+
+import json
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from toy_training import BAPAT, LAST_STAGE, RECIPE, FakeClips, toy_model
+
+from vpetl_ray.petl.attach import attach
+from vpetl_ray.petl.config import PetlConfig
+from vpetl_ray.training.evaluation import evaluate
+from vpetl_ray.training.features import FeatureCache
+from vpetl_ray.training.loop import FineTuning, TrainingDiverged
+
+CONFIGS = {"bapat": BAPAT, "cached": LAST_STAGE, "probe": PetlConfig()}
+
+
+def main(rank: int, world_size: int, folder: Path) -> None:
+    torch.set_num_threads(1)
+    if world_size > 1:
+        store = f"file://{folder}/store"
+        dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
+    model = toy_model()
+    train, val = FakeClips(50, seed=1), FakeClips(23, seed=2)
+    recipe = replace(RECIPE, batch_size=9, grad_clip=1.0, optimizer="sgd", learning_rate=0.05)
+    workers = {"rank": rank, "world_size": world_size}
+    results = {}
+    for name, config in CONFIGS.items():
+        attached = attach(model, config, seed=0)
+        cache = FeatureCache() if name == "cached" else None
+        tuning = FineTuning(model, attached, train, val, recipe, seed=0, features=cache, **workers)
+        epochs = [tuning.run_epoch() for _ in range(tuning.num_epochs)]
+        final = evaluate(model, val, keep_predictions=True, **workers)
+        results[name] = {
+            "train_loss": [epoch.train_loss for epoch in epochs],
+            "loss": [epoch.loss for epoch in epochs],
+            "predictions": final.predictions.tolist(),
+            "weights": {k: v.tolist() for k, v in tuning.state_dict()["trainable"].items()},
+        }
+        attached.detach()
+    results["diverged"] = diverge(model, train, val, workers)
+    (folder / f"{world_size}-{rank}.json").write_text(json.dumps(results))
+    if world_size > 1:
+        dist.destroy_process_group()
+
+
+def diverge(model, train, val, workers) -> str:
+    attached = attach(model, BAPAT, seed=0)
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=1e30)
+    try:
+        FineTuning(model, attached, train, val, recipe, seed=0, **workers).run_epoch()
+    except TrainingDiverged as error:
+        return str(error)
+    finally:
+        attached.detach()
+    return "it did not"
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3]))

@@ -1,0 +1,47 @@
+"""A backbone and clips small enough to train in a test; also imported by the DDP worker."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from vpetl_ray.models.arch import SwinArch
+from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.petl.config import PetlConfig
+from vpetl_ray.petl.methods import AdapterConfig, PattConfig
+from vpetl_ray.training.recipe import Recipe
+
+NUM_CLASSES = 3
+ARCH = SwinArch(name="toy", embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=(2, 2, 2))
+BAPAT = PetlConfig(
+    methods=(PattConfig(targets=("k", "v"), d_bottle=4), AdapterConfig(d_bottle=4, scale=1.0))
+)
+LAST_STAGE = PetlConfig(methods=(AdapterConfig(d_bottle=4, scale=1.0, stages=(2,)),))
+RECIPE = Recipe(learning_rate=1e-2, epochs=3, batch_size=8, eval_batch_size=16, probe_epochs=5)
+
+
+def toy_model() -> VideoSwin:
+    torch.manual_seed(0)
+    return VideoSwin(ARCH, NUM_CLASSES)
+
+
+class FakeClips:
+    """Noise with a class's own mean colour; counts how often clips are read."""
+
+    def __init__(self, num_clips: int, *, seed: int, fixed_views: bool = True) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        self.labels = torch.arange(num_clips) % NUM_CLASSES
+        noise = torch.randint(0, 120, (num_clips, 4, 16, 16, 3), generator=generator)
+        noise[torch.arange(num_clips), ..., self.labels] += 60
+        self.clips = noise.to(torch.uint8)
+        self.fixed_views = fixed_views
+        self.num_read = 0
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batch(self, indices: Sequence[int] | Tensor, *, epoch: int, train: bool) -> Tensor:
+        clips = self.clips[torch.as_tensor(indices)]
+        self.num_read += len(clips)
+        is_flipped = train and not self.fixed_views and epoch % 2 == 1
+        return clips.flip(3) if is_flipped else clips
