@@ -212,7 +212,7 @@ def test_unreadable_videos_are_skipped_by_name(videos: Path, tmp_path: Path) -> 
     store = build(
         list_folder("folder", videos, val_share=0.2, split_seed=0), tmp_path, max_skipped_share=0.2
     )
-    assert [entry.video for entry in store.skipped] == ["train/sit/0.mp4", "val/sit/new\nline.mp4"]
+    assert [entry.path for entry in store.skipped] == ["train/sit/0.mp4", "val/sit/new\nline.mp4"]
     assert store.skipped[0].reason == "the file is empty"
     assert store.num_clips == 11
     assert store.split("train", VIEW).labels.tolist() == [0, 0, 0, 1, 1]

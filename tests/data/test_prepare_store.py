@@ -107,7 +107,7 @@ def test_a_folder_of_strange_files_gives_clips_and_names(
         prepare_store(strict, root=tmp_path / "cache", num_processes=1)
     lenient = DataConfig(**{**vars(strict), "max_skipped_share": 0.2})
     store = prepare_store(lenient, root=tmp_path / "cache", num_processes=0).store
-    assert [entry.video for entry in store.skipped] == [
+    assert [entry.path for entry in store.skipped] == [
         "train/sit/empty.mp4",
         "train/sit/text.mp4",
     ]

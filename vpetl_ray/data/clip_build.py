@@ -139,7 +139,7 @@ class _Build:
                 self._tell()
 
     def _skip(self, video: str, reason: str) -> None:
-        self.skipped.append(Skipped(video=video, reason=reason))
+        self.skipped.append(Skipped(path=video, reason=reason))
         if len(self.skipped) >= _MANY_SKIPPED:
             _check_skipped(self.skipped, self._data_set.num_videos, self._max_skipped_share)
 
@@ -167,7 +167,7 @@ def _check_skipped(skipped: Sequence[Skipped], num_videos: int, max_share: float
 
 def _listing(skipped: Sequence[Skipped], limit: int = 20) -> str:
     # A name may hold anything, a line break too: quoted, it stays one line.
-    lines = [f"\n  {_shown(entry.video)}: {entry.reason}" for entry in skipped[:limit]]
+    lines = [f"\n  {_shown(entry.path)}: {entry.reason}" for entry in skipped[:limit]]
     if len(skipped) > limit:
         lines.append(f"\n  and {len(skipped) - limit} more")
     return "".join(lines)

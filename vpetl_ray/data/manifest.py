@@ -24,8 +24,8 @@ MANIFEST = "manifest.json"
 class Skipped:
     """A video that could not be read."""
 
-    video: str
-    """Its path, relative to the data set's root."""
+    path: str
+    """Relative to the data set's root."""
     reason: str
 
 

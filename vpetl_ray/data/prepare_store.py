@@ -31,6 +31,7 @@ class PreparedStore:
     was_built: bool
     """False where a whole one was found."""
     seconds: float
+    """What decoding took, or finding that it was done."""
     notes: tuple[str, ...]
     """Sentences for the user about choices that the data set's layout left open."""
 
@@ -57,7 +58,6 @@ def prepare_store(
             be written.
 
     """
-    start = time.monotonic()
     spec = config.clip_spec()
     root = root or cache_root()
     cores = _num_cores() if num_processes is None else num_processes
@@ -87,6 +87,7 @@ def prepare_store(
             progress=count,
         )
 
+    start = time.monotonic()
     path = build()
     try:
         store = _open_checked(path)
