@@ -36,7 +36,7 @@ def test_block_sites_are_one_based_and_in_order_of_depth():
 
 
 def test_unknown_architecture_names_the_nearest_and_all():
-    with pytest.raises(VpetlError, match="'swin3d_x'.*did you mean swin3d_.*swin3d_nano.*swin3d_l"):
+    with pytest.raises(VpetlError, match=r"did you mean swin3d_.*known are swin3d_nano.*swin3d_l"):
         get_arch("swin3d_x")
 
 

@@ -145,6 +145,21 @@ def test_cached_mask_follows_a_changed_position_table(toy):
         assert torch.equal(toy(video), other(video))
 
 
+@torch.no_grad()
+def test_exported_model_gives_the_same_and_leaves_the_original_usable(toy):
+    video = torch.randn(1, 3, 8, 24, 24)
+    exported = torch.export.export(toy, (video,)).module()
+    assert torch.allclose(exported(video), toy(video), atol=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Dynamo detected a call to a `functools.lru_cache`")
+@torch.no_grad()
+def test_compiled_model_is_one_graph_and_gives_the_same(toy):
+    video = torch.randn(1, 3, 8, 24, 24)
+    compiled = torch.compile(toy, backend="aot_eager", fullgraph=True)
+    assert torch.allclose(compiled(video), toy(video), atol=1e-5)
+
+
 @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16], ids=["fp64", "bf16"])
 def test_model_in_another_precision_stays_close(toy, dtype):
     video = torch.randn(1, 3, 8, 24, 24)

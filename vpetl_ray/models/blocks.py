@@ -103,7 +103,8 @@ class WindowAttention(nn.Module):
     def _mask(self, plan: WindowPlan, dtype: torch.dtype, device: torch.device) -> Tensor:
         """(1, M or W*M, N, N), added to the scores. Cached while the position table is frozen."""
         table = self.relative_position_bias_table
-        if table.requires_grad and torch.is_grad_enabled():
+        is_learning = table.requires_grad and torch.is_grad_enabled()
+        if is_learning or torch.compiler.is_compiling():
             return self._build_mask(plan, dtype, device)
         # The version and address tell when somebody loaded other weights into the table.
         key = (plan, dtype, device, table._version, table.data_ptr())
@@ -118,7 +119,7 @@ class WindowAttention(nn.Module):
 
     def _build_mask(self, plan: WindowPlan, dtype: torch.dtype, device: torch.device) -> Tensor:
         n = plan.num_tokens
-        index_NN = relative_position_index(self.window, n).to(device)
+        index_NN = torch.from_numpy(relative_position_index(self.window, n)).to(device)
         bias_NNM = self.relative_position_bias_table[index_NN.flatten()].view(n, n, -1)
         mask_MNN = bias_NNM.permute(2, 0, 1)
         if plan.is_shifted:

@@ -9,16 +9,18 @@ from collections.abc import Iterable
 from math import prod
 
 from torch import Tensor, nn
-from torch.nn.functional import linear, pad
+from torch.nn.functional import pad
 
 from vpetl_ray.models.arch import IN_CHANNELS, BlockSite, SwinArch
 from vpetl_ray.models.blocks import SwinBlock
 
 
 class PatchEmbed(nn.Module):
-    """Cut the video into patches and project each to a token: a convolution that never overlaps.
+    """Cut the video into patches and project each to a token: a convolution without overlap.
 
-    It runs as one matrix product, several times as fast on CPU as the 3D convolution it equals.
+    Fastest on clips that lie channels-last in memory, as `clips_to_input` gives them: the tokens
+    then come out channels-last too, without a copy. (A reshape and one matrix product in place of
+    the convolution took twice as long on CPU at 32 x 32, and as long at 224 x 224.)
     """
 
     def __init__(self, patch_size: tuple[int, int, int], dim: int) -> None:
@@ -35,11 +37,7 @@ class PatchEmbed(nn.Module):
         )
         if pad_t or pad_h or pad_w:
             video_BCTHW = pad(video_BCTHW, (0, pad_w, 0, pad_h, 0, pad_t))
-        pt, ph, pw = self.patch_size
-        b, c, t, h, w = video_BCTHW.shape
-        patches = video_BCTHW.reshape(b, c, t // pt, pt, h // ph, ph, w // pw, pw)
-        patches = patches.permute(0, 2, 4, 6, 1, 3, 5, 7).flatten(4)  # (B, T, H, W, C*pt*ph*pw)
-        x_BTHWC: Tensor = self.norm(linear(patches, self.proj.weight.flatten(1), self.proj.bias))
+        x_BTHWC: Tensor = self.norm(self.proj(video_BCTHW).permute(0, 2, 3, 4, 1))
         return x_BTHWC
 
 
@@ -57,7 +55,7 @@ class PatchMerging(nn.Module):
         if h % 2 or w % 2:
             x_BTHWC = pad(x_BTHWC, (0, 0, 0, w % 2, 0, h % 2))
             h, w = h + h % 2, w + w % 2
-        quads = x_BTHWC.view(b, t, h // 2, 2, w // 2, 2, c).permute(0, 1, 2, 4, 5, 3, 6)
+        quads = x_BTHWC.reshape(b, t, h // 2, 2, w // 2, 2, c).permute(0, 1, 2, 4, 5, 3, 6)
         y_BTHWC: Tensor = self.reduction(self.norm(quads.flatten(4)))  # order (w, h, c), as trained
         return y_BTHWC
 

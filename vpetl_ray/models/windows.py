@@ -9,7 +9,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
@@ -123,15 +125,18 @@ def shift_mask(plan: WindowPlan) -> Tensor:
 
 
 @lru_cache(maxsize=64)
-def relative_position_index(window: Size, num_tokens: int) -> Tensor:
-    """(N, N) int64 on CPU: the row of the full window's table for each pair of tokens.
+def relative_position_index(window: Size, num_tokens: int) -> NDArray[np.int64]:
+    """(N, N): the row of the full window's table for each pair of tokens.
 
     A clipped window takes the first `num_tokens` rows and columns of the full window's index, as
     the original code does and the published weights were trained with. Where the clip is along
     height or width these are not the geometric offsets; torchvision keeps the same convention.
+
+    An array, not a tensor: torch.export runs this with fake tensors, and they must not be cached.
     """
-    axes = torch.meshgrid(*(torch.arange(size) for size in window), indexing="ij")
-    token_3N = torch.stack(axes).flatten(1)[:, :num_tokens]
+    axes = np.meshgrid(*(np.arange(size) for size in window), indexing="ij")
+    token_3N = np.stack(axes).reshape(3, -1)[:, :num_tokens]
     offset_3NN = token_3N[:, :, None] - token_3N[:, None, :]
     t, h, w = (offset_3NN[axis] + window[axis] - 1 for axis in range(3))
-    return (t * (2 * window[1] - 1) + h) * (2 * window[2] - 1) + w
+    index: NDArray[np.int64] = (t * (2 * window[1] - 1) + h) * (2 * window[2] - 1) + w
+    return index
