@@ -265,6 +265,11 @@ def nan_weights(path, toy):
     return "1 tensor with NaN or infinite values: norm.bias"
 
 
+def integer_weights(path, toy):
+    save_file(backbone_state(toy) | {"norm.bias": torch.zeros(32, dtype=torch.int8)}, path)
+    return r"1 tensor not stored as .* floats: norm.bias \(torch.int8\)"
+
+
 def scalars(path, toy):
     save_file({key: torch.tensor(1.0) for key in backbone_state(toy)}, path)
     return "no Swin weights"
@@ -289,6 +294,7 @@ def scalars(path, toy):
         unexpected_tensors,
         other_shape,
         nan_weights,
+        integer_weights,
         scalars,
     ],
     ids=lambda maker: maker.__name__,

@@ -21,7 +21,7 @@ from vpetl_ray.models.video_swin import VideoSwin
 from vpetl_ray.models.weight_checks import (
     HEAD,
     check_family,
-    check_finite,
+    check_values,
     check_head,
     check_keys,
 )
@@ -76,7 +76,7 @@ def load_backbone(
         tensors.update(head)
     elif head:
         notes.append(f"its classifier of {len(next(iter(head.values())))} classes was left out")
-    check_finite(path, tensors)
+    check_values(path, tensors)
     with torch.no_grad():
         for key, tensor in tensors.items():
             model.get_parameter(key).copy_(tensor)
@@ -85,7 +85,7 @@ def load_backbone(
         format=found,
         num_tensors=len(tensors),
         num_parameters=sum(tensor.numel() for tensor in tensors.values()),
-        dtype=str(next(t.dtype for t in raw.values() if t.is_floating_point()))[len("torch.") :],
+        dtype=str(tensors["norm.weight"].dtype).removeprefix("torch."),
         has_loaded_head=load_head,
         notes=tuple(notes),
         metadata=metadata,

@@ -13,6 +13,7 @@ from vpetl_ray.models.weight_formats import family_of_arch, family_of_weights
 HEAD = ("head.weight", "head.bias")
 _SHOWN = 5
 """Keys a message names before it only counts."""
+_FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
 def check_family(path: Path, tensors: Mapping[str, Tensor], arch: SwinArch) -> None:
@@ -59,8 +60,14 @@ def check_head(path: Path, head: Mapping[str, Tensor], asked: tuple[int, ...]) -
         )
 
 
-def check_finite(path: Path, tensors: Mapping[str, Tensor]) -> None:
-    """Refuse NaN and infinite values."""
+def check_values(path: Path, tensors: Mapping[str, Tensor]) -> None:
+    """Refuse what is not stored as plain floats, NaN and infinite values."""
+    coded = [f"{key} ({t.dtype})" for key, t in tensors.items() if t.dtype not in _FLOATS]
+    if coded:
+        raise CheckpointError(
+            f"{path}: {_count(coded, 'tensor')} not stored as 16, 32 or 64-bit floats: "
+            f"{_name(coded)}"
+        )
     bad = [key for key, tensor in tensors.items() if not torch.isfinite(tensor).all()]
     if bad:
         raise CheckpointError(
