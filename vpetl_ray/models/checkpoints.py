@@ -21,9 +21,9 @@ from vpetl_ray.models.video_swin import VideoSwin
 from vpetl_ray.models.weight_checks import (
     HEAD,
     check_family,
-    check_values,
     check_head,
     check_keys,
+    check_values,
 )
 from vpetl_ray.models.weight_files import read_weight_file
 
