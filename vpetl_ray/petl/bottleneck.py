@@ -114,7 +114,7 @@ class _AddUpProjection(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(  # noqa: PLR0917 as torch calls it
+    def forward(
         ctx: Any,
         output: Tensor,
         hidden: Tensor,

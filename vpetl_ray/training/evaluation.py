@@ -31,7 +31,7 @@ def evaluate(
     model: Backbone,
     source: ClipSource,
     *,
-    batch_size: int = 256,
+    batch_size: int = 64,
     device: torch.device | str | None = None,
     precision: str = "fp32",
     rank: int = 0,

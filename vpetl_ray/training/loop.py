@@ -184,7 +184,7 @@ class FineTuning:
             self._val = self._with_features(self._val, train=False)
 
     def _with_features(self, inputs: Inputs, *, train: bool) -> Inputs:
-        assert self._cache is not None  # noqa: S101 the caller has looked
+        assert self._cache is not None
         size = self.recipe.eval_batch_size
         return replace(inputs, features=self._cache.get(inputs, train=train, batch_size=size))
 
@@ -290,7 +290,7 @@ def _make_optimizer(
         {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
     ]
     if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=recipe.momentum, foreach=True)
+        return torch.optim.SGD(groups, lr=learning_rate, momentum=recipe.momentum, fused=True)
     return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
 
 

@@ -49,7 +49,7 @@ class Recipe:
     """Largest norm of the gradient; by default it is left alone."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs under autocast; what is trained stays in fp32."""
-    eval_batch_size: int = 256
+    eval_batch_size: int = 64
     """Clips a step when nothing is trained, a worker."""
     probe_epochs: int = 100
     """Epochs when the classifier alone is trained: on features computed once they cost nothing."""
