@@ -61,8 +61,6 @@ class SearchDisplay:
         console: where to write; a terminal gets a live table, anything else plain lines.
         name: of the search.
         num_trials: trials it will train.
-        num_groups: worker groups that train them.
-        records: of an earlier run that is continued.
         clock: seconds that never go back.
     """
 
@@ -72,21 +70,20 @@ class SearchDisplay:
         *,
         name: str,
         num_trials: int,
-        num_groups: int,
-        records: Sequence[TrialRecord] = (),
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._console = console
         self._name = name
         self._num_trials = num_trials
-        self._num_groups = num_groups
-        self._records = list(records)
-        self._num_before = self._num_trained()
+        self._num_groups = 0
+        self._records: list[TrialRecord] = []
+        self._num_before = 0
         self._clock = clock
         self._started_at = clock()
         self._first_start: float | None = None
         self._last_line = 0.0
         self._stage = "starting"
+        self._progress = ""
         self._running: dict[str, EpochRow | None] = {}
         self._live = (
             Live(get_renderable=self._render, console=console, refresh_per_second=2)
@@ -108,11 +105,25 @@ class SearchDisplay:
         if self._live:
             self._live.stop()
 
+    def begin(self, records: Sequence[TrialRecord], num_groups: int) -> None:
+        """Trials can be run from now on; `records` are those of an earlier run."""
+        self._records = list(records)
+        self._num_before = self._num_trained()
+        self._num_groups = num_groups
+
     def stage(self, text: str) -> None:
         """Say what is being waited for while no trial runs."""
-        self._stage = text
+        self._stage, self._progress = text, ""
         if not self._live:
-            self._console.print(f"{self._name}: {text}", highlight=False)
+            self.note(f"{self._name}: {text}")
+
+    def progress(self, what: str, num_done: int, num_total: int) -> None:
+        """Say how far the stage is."""
+        self._progress = f", {what} {num_done:,} of {num_total:,}"
+
+    def note(self, text: str) -> None:
+        """Say something that stays on the screen."""
+        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def on_start(self, trial_id: str, trainable_params: int, name: str | None) -> None:
         """See `SearchObserver.on_start`."""
@@ -137,12 +148,9 @@ class SearchDisplay:
             return
         self._last_line = self._clock()
         result = f"top-1 {_percent(record.top1)} %" if record.top1 is not None else record.reason
-        self._console.print(
+        self.note(
             f"[{self._num_trained()}/{self._num_trials}] {record.id} {record.state.value}: "
-            f"{trial_label(record)}, {record.trainable_params:,} parameters, {result}",
-            markup=False,
-            highlight=False,
-            soft_wrap=True,
+            f"{trial_label(record)}, {record.trainable_params:,} parameters, {result}"
         )
 
     def _num_trained(self) -> int:
@@ -150,7 +158,9 @@ class SearchDisplay:
 
     def _render(self) -> RenderableType:
         front = front_of(self._records)
-        parts: list[RenderableType] = [self._headline(), self._bar(), self._states()]
+        parts: list[RenderableType] = [self._headline()]
+        if self._first_start is not None:
+            parts += [self._bar(), self._states()]
         if front:
             shown = front[-MAX_FRONT_ROWS:]
             hidden = len(front) - len(shown)
@@ -162,8 +172,8 @@ class SearchDisplay:
         text = Text(self._name, style="bold")
         elapsed = clock_label(self._clock() - self._started_at)
         text.append(f"  {elapsed} elapsed", style="not bold")
-        if self._first_start is None:
-            text.append(f"  {self._stage}", style="italic not bold")
+        if not self._running:
+            text.append(f"  {self._stage}{self._progress}", style="italic not bold")
             return text
         pace = self._trials_per_minute()
         if pace:

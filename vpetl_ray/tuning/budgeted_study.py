@@ -6,8 +6,9 @@ and its record when it is finished, so a search that was cut off goes on from th
 
 from __future__ import annotations
 
-import json
 import logging
+import random
+import uuid
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -16,13 +17,22 @@ from typing import Any
 import optuna
 from optuna.trial import FrozenTrial
 from optuna.trial import TrialState as OptunaState
+from sqlalchemy import event
 
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.tuning.samplers import make_sampler
-from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig
+from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig, Values
+from vpetl_ray.tuning.space_size import summarise
 
 logger = logging.getLogger(__name__)
+
+MAX_REPEATS = 5
+"""Proposals in a row that were known already, after which one is drawn without the sampler."""
+MAX_RANDOM_DRAWS = 1_000
+"""Random proposals in a row without one that is new and within the budget: nothing is left."""
+MAX_LISTED = 20_000
+"""Largest space whose configs are listed."""
 
 _VALUES = "values"
 _NAME = "name"
@@ -30,6 +40,7 @@ _RECORD = "record"
 _TWIN = "duplicate_of"
 _BUDGET = "trainable_params_over_budget"
 _TEST_TOP1 = "test_top1:"
+_SEARCH_ID = "search_id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,12 +54,29 @@ class Proposal:
 
     @property
     def id(self) -> str:
+        """Its name as a trial."""
         return trial_id(self.number)
 
 
 def trial_id(number: int) -> str:
     """`t0007`: the name of a trial in files, tables and MLflow."""
     return f"t{number:04d}"
+
+
+def _storage(path: Path) -> optuna.storages.RDBStorage:
+    """The study's file, with a write-ahead log: a commit then needs no disk flush (10 ms each).
+
+    A driver that is killed loses nothing; a machine that loses power, at most the last commits.
+    """
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+
+    @event.listens_for(storage.engine, "connect")
+    def _set_pragmas(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    storage.engine.dispose()  # so that the connections opened before follow, too
+    return storage
 
 
 class BudgetedStudy:
@@ -62,8 +90,6 @@ class BudgetedStudy:
         seed: of the sampler.
         start: named values that are proposed first, in this order.
         on_record: called with every record as it becomes final.
-        max_rejects: proposals in a row that may be infeasible or repeated before the space counts
-            as exhausted.
     """
 
     def __init__(
@@ -76,31 +102,44 @@ class BudgetedStudy:
         seed: int,
         start: Iterable[tuple[str | None, Mapping[str, Any]]],
         on_record: Callable[[TrialRecord], None],
-        max_rejects: int = 500,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = space
         self._budget = budget
         self._sampler_name = sampler
-        self._max_rejects = max_rejects
+        self._seed = seed
+        self._num_repeats = 0
+        self._unseen: list[Values] | None = None
+        self._is_listed = False
         self._on_record = on_record
         self._numbers_by_key: dict[str, int] = {}
         self._records: dict[int, TrialRecord] = {}
         self._unfinished: list[Proposal] = []
         self._study = optuna.create_study(
             study_name="search",
-            storage=f"sqlite:///{path}",
+            storage=_storage(path),
             directions=["maximize", "minimize"],
             load_if_exists=True,
         )
         known = self._study.get_trials(deepcopy=False)
         # A resumed sampler must not repeat the draws that the trials on file were made from.
         self._study.sampler = make_sampler(sampler, seed + len(known))
-        self._study.set_metric_names(["top1", "trainable_params"])
+        if _SEARCH_ID not in self._study.user_attrs:
+            self._study.set_user_attr(_SEARCH_ID, uuid.uuid4().hex)
         if known:
             self._recall(known)
         else:
             self._queue(start)
+
+    @property
+    def search_id(self) -> str:
+        """Names this search for good, through every interruption."""
+        return str(self._study.user_attrs[_SEARCH_ID])
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every path of the space: the config columns of a table of trials."""
+        return self._space.columns
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -109,20 +148,62 @@ class BudgetedStudy:
 
     @property
     def num_trained(self) -> int:
+        """Trials that were trained, whatever came of them."""
         return sum(r.state is not TrialState.INFEASIBLE for r in self._records.values())
 
     def ask(self) -> Proposal | None:
         """The next config to train, or None where the space has nothing new within the budget."""
         if self._unfinished:
             return self._unfinished.pop(0)
-        for _ in range(self._max_rejects):
-            if self._sampler_name == "grid" and not self._has_queued():
-                return None
-            trial = self._study.ask()
-            proposal = self._examine(trial)
+        while self._sampler_name != "grid" or self._has_queued():
+            num_known = len(self._numbers_by_key)
+            proposal = self._examine(self._study.ask())
             if proposal is not None:
                 return proposal
+            self._num_repeats = (
+                0 if len(self._numbers_by_key) > num_known else self._num_repeats + 1
+            )
+            if self._num_repeats >= MAX_REPEATS:
+                return self._ask_for_an_unseen_one()
         return None
+
+    def _ask_for_an_unseen_one(self) -> Proposal | None:
+        """Draw a config at random where the sampler only repeats itself.
+
+        It does so for the cheapest config, which nothing can dominate, and towards the end of a
+        small space; of such a space what is left is listed, so that its end is known exactly.
+        """
+        self._num_repeats = 0
+        if self._unseen is None:
+            size = summarise(self._space).size
+            listed = list(self._space.grid()) if size is not None and size <= MAX_LISTED else []
+            random.Random(self._seed).shuffle(listed)
+            self._unseen = listed
+            self._is_listed = bool(listed)
+        return self._next_listed() if self._is_listed else self._next_random()
+
+    def _next_listed(self) -> Proposal | None:
+        while self._unseen:
+            values = self._unseen.pop()
+            if self._space.build(values).key not in self._numbers_by_key:
+                self._study.enqueue_trial(self._space.params_for(values))
+                proposal = self._examine(self._study.ask())
+                if proposal is not None:
+                    return proposal
+        return None
+
+    def _next_random(self) -> Proposal | None:
+        sampler = self._study.sampler
+        seed = self._seed + len(self._study.get_trials(deepcopy=False))
+        self._study.sampler = make_sampler("random", seed)
+        try:
+            for _ in range(MAX_RANDOM_DRAWS):
+                proposal = self._examine(self._study.ask())
+                if proposal is not None:
+                    return proposal
+            return None
+        finally:
+            self._study.sampler = sampler
 
     def tell(self, record: TrialRecord) -> None:
         """Keep `record` and teach the sampler what it says."""
@@ -161,6 +242,12 @@ class BudgetedStudy:
         except NothingToTrain as error:
             self._reject(trial, config_values={}, params=0, excess=1.0, reason=str(error))
             return None
+        trial.set_user_attr(_VALUES, self._space.to_json(config.values))
+        twin = self._numbers_by_key.setdefault(config.key, trial.number)
+        if twin != trial.number:
+            trial.set_user_attr(_TWIN, twin)
+            self._study.tell(trial, state=OptunaState.FAIL)
+            return None
         params = self._space.count(config)
         columns = self._space.config_columns(config.values)
         if params > self._budget:
@@ -169,14 +256,7 @@ class BudgetedStudy:
             excess = params / self._budget - 1.0
             self._reject(trial, config_values=columns, params=params, excess=excess, reason=reason)
             return None
-        twin = self._numbers_by_key.get(config.key)
-        if twin is not None:
-            trial.set_user_attr(_TWIN, twin)
-            self._study.tell(trial, state=OptunaState.FAIL)
-            return None
         trial.set_constraint(_BUDGET, params / self._budget - 1.0)
-        self._numbers_by_key[config.key] = trial.number
-        trial.set_user_attr(_VALUES, json.dumps(self._space.to_json(config.values)))
         return Proposal(
             number=trial.number,
             config=config,
@@ -216,7 +296,7 @@ class BudgetedStudy:
         self._records[record.number] = record
         storage, study_id = self._study._storage, self._study._study_id
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, record.number)
-        storage.set_trial_user_attr(trial_id, _RECORD, record.to_json())
+        storage.set_trial_user_attr(trial_id, _RECORD, record.to_dict())
 
     def _queue(self, start: Iterable[tuple[str | None, Mapping[str, Any]]]) -> None:
         for name, values in start:
@@ -237,7 +317,7 @@ class BudgetedStudy:
                 self._recall_unfinished(trial)
 
     def _recall_record(self, trial: FrozenTrial) -> None:
-        record = TrialRecord.from_json(trial.user_attrs[_RECORD])
+        record = TrialRecord.from_dict(trial.user_attrs[_RECORD])
         test_top1 = self._study.user_attrs.get(f"{_TEST_TOP1}{trial.number}")
         self._records[trial.number] = replace(record, test_top1=test_top1)
         if _VALUES in trial.user_attrs:
@@ -273,4 +353,4 @@ class BudgetedStudy:
         return config
 
     def _config_from(self, trial: FrozenTrial) -> TrialConfig:
-        return self._space.build(self._space.from_json(json.loads(trial.user_attrs[_VALUES])))
+        return self._space.build(self._space.from_json(trial.user_attrs[_VALUES]))

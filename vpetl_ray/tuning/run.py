@@ -12,9 +12,9 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from enum import Enum
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -27,23 +27,22 @@ from vpetl_ray.errors import SearchError
 from vpetl_ray.results.front import front_of
 from vpetl_ray.results.records import TrialRecord
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
-from vpetl_ray.tuning.messages import DispatchStats, Outcome, OutcomeState, make_task
+from vpetl_ray.tuning.messages import Outcome, OutcomeState, make_task
 from vpetl_ray.tuning.searcher import ParetoSearcher, SearchObserver
-from vpetl_ray.tuning.trainable import TrialTrainable
+from vpetl_ray.tuning.trainable import NotSaved, TrialTrainable
 
 logger = logging.getLogger(__name__)
 
 
-@dataclass(frozen=True, kw_only=True)
-class SearchOutcome:
-    """How a search ended."""
+class TrialsEnd(Enum):
+    """Why no more trials were started."""
 
-    front: tuple[TrialRecord, ...]
-    """With test accuracies, cheapest first."""
-    is_interrupted: bool
-    is_exhausted: bool
-    """The space had nothing new within the budget before all trials were used."""
-    dispatch: DispatchStats
+    FINISHED = "finished"
+    """All trials, or all the time, were used."""
+    EXHAUSTED = "exhausted"
+    """The space had nothing new within the budget before that."""
+    INTERRUPTED = "interrupted"
+    """By Ctrl-C or SIGTERM; what was running is taken up again on resume."""
 
 
 class Interruption:
@@ -77,7 +76,7 @@ class Interruption:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class _StopWhen(tune.Stopper):  # type: ignore[misc]
+class _StopWhen(NotSaved, tune.Stopper):  # type: ignore[misc]
     """Ends Tune's loop once `event` is set, trials and all."""
 
     def __init__(self, event: threading.Event) -> None:
@@ -99,11 +98,11 @@ def run_trials(
     max_minutes: float | None,
     observers: Sequence[SearchObserver],
     keep_tensors: Callable[[TrialRecord, bytes], None],
-) -> tuple[bool, bool]:
+) -> TrialsEnd:
     """Let Tune run the search on groups that are already started.
 
-    Returns:
-        Whether it was interrupted, and whether the space was exhausted.
+    Raises:
+        SearchError: no worker group is left; finished trials are kept.
     """
     searcher = ParetoSearcher(
         study,
@@ -120,18 +119,21 @@ def run_trials(
 
     interruption = Interruption(stop)
     with tempfile.TemporaryDirectory(prefix="vpetl_tune_") as scratch, interruption.listening():
-        _tuner(
-            searcher, dispatcher, num_trials, num_concurrent, scratch, interruption.happened
-        ).fit()
-    return interruption.happened.is_set(), searcher.is_exhausted
+        tuner = _tuner(searcher, dispatcher, num_concurrent, Path(scratch), interruption.happened)
+        with _quiet_tune():
+            tuner.fit()
+    if searcher.failure is not None:
+        raise SearchError(searcher.failure)
+    if interruption.happened.is_set():
+        return TrialsEnd.INTERRUPTED
+    return TrialsEnd.EXHAUSTED if searcher.is_exhausted else TrialsEnd.FINISHED
 
 
 def _tuner(
     searcher: ParetoSearcher,
     dispatcher: ActorHandle,
-    num_trials: int,
     num_concurrent: int,
-    scratch: str,
+    scratch: Path,
     stop: threading.Event,
 ) -> tune.Tuner:
     trainable = tune.with_parameters(TrialTrainable, dispatcher=dispatcher)
@@ -141,13 +143,13 @@ def _tuner(
         tune.with_resources(trainable, near_driver),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
-            num_samples=num_trials,
+            num_samples=-1,  # the searcher says when it is enough
             max_concurrent_trials=num_concurrent,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(
             name="search",
-            storage_path=scratch,
+            storage_path=str(scratch),
             verbose=0,
             stop=_StopWhen(stop),
             callbacks=[],
@@ -156,7 +158,7 @@ def _tuner(
 
 
 @contextmanager
-def quiet_tune() -> Iterator[None]:
+def _quiet_tune() -> Iterator[None]:
     """Without Tune's own log files, tables and snapshots: the study is the truth."""
     settings = {
         "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",

@@ -26,8 +26,7 @@ from ray.tune.search import Searcher
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal
 from vpetl_ray.tuning.messages import OutcomeState, make_task
-from vpetl_ray.tuning.trainable import RUNGS, TRIAL_ID, granted_until
-
+from vpetl_ray.tuning.trainable import RUNGS, TRIAL_ID, NotSaved, granted_until
 
 _ROW_FIELDS = tuple(field.name for field in fields(EpochRow))
 
@@ -52,7 +51,7 @@ class _LiveTrial:
     group: int | None = None
 
 
-class ParetoSearcher(Searcher):  # type: ignore[misc]
+class ParetoSearcher(NotSaved, Searcher):  # type: ignore[misc]
     """Hands out at most `num_trials` proposals and keeps the books of those that run.
 
     Args:
@@ -90,8 +89,11 @@ class ParetoSearcher(Searcher):  # type: ignore[misc]
         self._clock = clock
         self._live: dict[str, _LiveTrial] = {}
         self._is_interrupted = False
+        self._last_failure: str | None = None
         self.is_exhausted = False
         """The space had nothing new within the budget before all trials were used."""
+        self.failure: str | None = None
+        """Why the search cannot go on."""
 
     def interrupt(self) -> None:
         """Start nothing more, and leave what is running to be taken up by the next run."""
@@ -143,9 +145,9 @@ class ParetoSearcher(Searcher):  # type: ignore[misc]
         live = self._live.pop(trial_id, None)
         if live is None:
             return
-        state, reason = self._state_of(result or {}, error)
-        if self._is_interrupted and state is not TrialState.COMPLETE:
+        if self._is_left_behind(result or {}):
             return  # stays RUNNING in the study: the next run takes it up again
+        state, reason = self._state_of(result or {}, error)
         record = self._record(live, state, reason)
         if state is TrialState.COMPLETE:
             tensors = ray.get(self._dispatcher.final.remote(live.proposal.id))
@@ -153,14 +155,22 @@ class ParetoSearcher(Searcher):  # type: ignore[misc]
         self._study.tell(record)
         self._dispatcher.forget.remote(live.proposal.id)
 
-    @staticmethod
-    def _state_of(result: Mapping[str, Any], error: bool) -> tuple[TrialState, str | None]:
+    def _is_left_behind(self, result: Mapping[str, Any]) -> bool:
+        """Whether the trial ended with the search, and not by itself or by the scheduler."""
+        outcome = result.get("outcome")
+        if outcome == OutcomeState.CANCELLED.value and not self._is_interrupted:
+            self.failure = self._last_failure or "the worker groups ended"
+            self._is_interrupted = True
+        return self._is_interrupted and outcome != OutcomeState.DONE.value
+
+    def _state_of(self, result: Mapping[str, Any], error: bool) -> tuple[TrialState, str | None]:
         if error:
             return TrialState.FAILED, "Ray Tune lost the trial's actor"
         match result.get("outcome"):
             case OutcomeState.DONE.value:
                 return TrialState.COMPLETE, None
             case OutcomeState.FAILED.value:
+                self._last_failure = result.get("reason")
                 return TrialState.FAILED, result.get("reason")
         # No outcome from the dispatcher: the scheduler ended it at a rung.
         return TrialState.STOPPED, f"stopped after epoch {result.get('epoch')}"

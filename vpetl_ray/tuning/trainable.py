@@ -8,17 +8,31 @@ tensor and imports no torch, so a reused one starts its next trial in millisecon
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import Any, Self
 
 import ray
 from ray import tune
 from ray.actor import ActorHandle
 
-from vpetl_ray.tuning.messages import EpochReport, Outcome, OutcomeState
+from vpetl_ray.tuning.messages import EpochReport, Outcome
 
 TRIAL_ID = "vpetl_trial_id"
 RUNGS = "rungs"
 NO_LIMIT = 1 << 30
+
+
+class NotSaved:
+    """Keeps Tune from copying or pickling its owner for `Tuner.restore`.
+
+    A search goes on from Optuna's storage (Tune's snapshots know too little); and what Tune would
+    save holds threads, files and sockets of this process.
+    """
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Self:
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {}
 
 
 def granted_until(epoch: int, rungs: tuple[int, ...]) -> int:
@@ -34,14 +48,17 @@ class TrialTrainable(tune.Trainable):
     """
 
     def setup(self, config: dict[str, Any], dispatcher: ActorHandle | None = None) -> None:
+        """Follow the trial that `config` names; called once in an actor's life."""
         self._dispatcher = dispatcher
         self._follow(config)
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
+        """Follow another trial; True says that this actor can be reused."""
         self._follow(new_config)
         return True
 
     def step(self) -> dict[str, Any]:
+        """Wait for news of the trial and hand them to Tune."""
         assert self._dispatcher is not None
         if self._epoch:
             self._dispatcher.grant.remote(self._id, granted_until(self._epoch, self._rungs))
@@ -58,13 +75,15 @@ class TrialTrainable(tune.Trainable):
             "group": reports[-1].group if reports else None,
             "outcome": outcome.state.value if outcome else None,
             "reason": outcome.reason if outcome else None,
-            "done": outcome is not None and outcome.state is not OutcomeState.CANCELLED,
+            "done": outcome is not None,
         }
 
     def save_checkpoint(self, checkpoint_dir: str) -> dict[str, Any]:
+        """The epoch alone: the tensors stay with the dispatcher."""
         return {"epoch": self._epoch}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | None) -> None:
+        """Go on from `save_checkpoint`."""
         if checkpoint:
             self._epoch = int(checkpoint["epoch"])
 

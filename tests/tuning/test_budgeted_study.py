@@ -1,0 +1,187 @@
+"""The study: nothing over the budget, nothing twice, nothing lost when the driver dies."""
+
+from pathlib import Path
+
+import optuna
+import pytest
+
+from vpetl_ray.models.arch import get_arch
+from vpetl_ray.results.records import TrialRecord, TrialState
+from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal
+from vpetl_ray.tuning.domains import Choice, FloatRange, Subset
+from vpetl_ray.tuning.samplers import SAMPLERS
+from vpetl_ray.tuning.space import Space
+
+BUDGET = 20_000
+
+
+def small_space(*, continuous: bool = True) -> Space:
+    rate = FloatRange(low=1e-3, high=1e-1, log=True) if continuous else 1e-2
+    return Space(
+        arch=get_arch("swin3d_nano"),
+        num_classes=12,
+        tree={
+            "petl.patt.targets": Subset(items=("q", "k", "v")),
+            "petl.patt.d_bottle": Choice(options=(2, 8, 64)),
+            "training.optimizer": "adamw",
+            "training.learning_rate": rate,
+            "training.epochs": 2,
+            "training.batch_size": 8,
+        },
+    )
+
+
+def open_study(
+    path: Path, records: list[TrialRecord] | None = None, **changes: object
+) -> BudgetedStudy:
+    settings: dict[str, object] = {
+        "space": small_space(),
+        "budget": BUDGET,
+        "sampler": "random",
+        "seed": 0,
+        "start": [],
+        "on_record": (records if records is not None else []).append,
+    }
+    return BudgetedStudy(path, **{**settings, **changes})  # type: ignore[arg-type]
+
+
+def finished(proposal: Proposal, top1: float = 50.0, **changes: object) -> TrialRecord:
+    values: dict[str, object] = {
+        "id": proposal.id,
+        "number": proposal.number,
+        "state": TrialState.COMPLETE,
+        "trainable_params": proposal.trainable_params,
+        "top1": top1,
+        "epochs": 2,
+    }
+    return TrialRecord(**{**values, **changes})  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in {"grid", "gp"}])
+def test_every_sampler_stays_within_the_budget_and_never_repeats(tmp_path, sampler):
+    records: list[TrialRecord] = []
+    study = open_study(tmp_path / "study.db", records, sampler=sampler)
+    keys = []
+    for _ in range(20):
+        proposal = study.ask()
+        assert proposal is not None
+        assert proposal.trainable_params <= BUDGET
+        keys.append(proposal.config.key)
+        study.tell(finished(proposal, top1=proposal.trainable_params / 1000))
+    assert len(set(keys)) == 20
+    infeasible = [record for record in records if record.state is TrialState.INFEASIBLE]
+    assert infeasible, "a third of this space is over the budget"
+    assert all(record.trainable_params > BUDGET for record in infeasible)
+    assert all("budget is 20,000" in (record.reason or "") for record in infeasible)
+
+
+def test_over_budget_proposals_are_told_with_their_excess(tmp_path):
+    study = open_study(tmp_path / "study.db")
+    for _ in range(12):
+        study.tell(finished(study.ask()))
+    stored = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    for record in study.records:
+        constraint = stored.trials[record.number].constraints["trainable_params_over_budget"]
+        assert (constraint > 0) == (record.state is TrialState.INFEASIBLE)
+        assert constraint == pytest.approx(record.trainable_params / BUDGET - 1)
+
+
+def test_a_small_space_is_exhausted_without_repeats(tmp_path):
+    study = open_study(tmp_path / "study.db", space=small_space(continuous=False))
+    keys = []
+    while (proposal := study.ask()) is not None:
+        keys.append(proposal.config.key)
+        study.tell(finished(proposal))
+    # The probe, and 7 subsets of q, k, v at the two widths that fit.
+    assert len(keys) == len(set(keys)) == 15
+
+
+def test_grid_visits_every_config_within_the_budget_once(tmp_path):
+    study = open_study(tmp_path / "study.db", space=small_space(continuous=False), sampler="grid")
+    proposals = []
+    while (proposal := study.ask()) is not None:
+        proposals.append(proposal)
+        study.tell(finished(proposal))
+    assert len({proposal.config.key for proposal in proposals}) == 15
+
+
+def test_start_configs_come_first_and_keep_their_names(tmp_path):
+    space = small_space()
+    probe = {"petl.patt.targets": (), "petl.classifier.train": True}
+    study = open_study(tmp_path / "study.db", space=space, start=[("linear probe", probe)])
+    first, second = study.ask(), study.ask()
+    assert first.name == "linear probe"
+    assert first.config.is_probe
+    assert second.name is None
+
+
+def test_same_seed_gives_the_same_proposals(tmp_path):
+    def configs(path: Path) -> list[str]:
+        study = open_study(path, sampler="tpe")
+        keys = []
+        for _ in range(14):
+            proposal = study.ask()
+            keys.append(proposal.config.key)
+            study.tell(finished(proposal, top1=proposal.number))
+        return keys
+
+    assert configs(tmp_path / "a.db") == configs(tmp_path / "b.db")
+
+
+def test_a_reopened_study_knows_its_records_and_issues_unfinished_configs_again(tmp_path):
+    path = tmp_path / "study.db"
+    study = open_study(path)
+    done, lost = study.ask(), study.ask()
+    study.tell(finished(done, top1=61.5))
+
+    reopened = open_study(path)
+    assert [r.id for r in reopened.records if r.state is TrialState.COMPLETE] == [done.id]
+    again = reopened.ask()
+    assert (again.number, again.config.key) == (lost.number, lost.config.key)
+    assert reopened.ask().number > lost.number
+
+
+def test_a_config_lost_before_it_was_written_down_is_not_issued(tmp_path):
+    path = tmp_path / "study.db"
+    study = open_study(path)
+    study.tell(finished(study.ask()))
+    raw = optuna.load_study(study_name="search", storage=f"sqlite:///{path}")
+    orphan = raw.ask()  # the driver dies here
+    reopened = open_study(path)
+    assert reopened.ask().number > orphan.number
+
+
+def test_a_reopened_study_does_not_repeat_a_config(tmp_path):
+    path = tmp_path / "study.db"
+    space = small_space(continuous=False)
+    study = open_study(path, space=space)
+    keys = []
+    for _ in range(7):
+        proposal = study.ask()
+        keys.append(proposal.config.key)
+        study.tell(finished(proposal))
+    reopened = open_study(path, space=space)
+    while (proposal := reopened.ask()) is not None:
+        keys.append(proposal.config.key)
+        reopened.tell(finished(proposal))
+    assert len(keys) == len(set(keys)) == 15
+
+
+def test_a_stopped_trial_is_not_told_as_if_its_early_accuracy_were_final(tmp_path):
+    path = tmp_path / "study.db"
+    study = open_study(path)
+    proposal = study.ask()
+    study.tell(finished(proposal, top1=12.0, state=TrialState.STOPPED, epochs=1))
+    stored = optuna.load_study(study_name="search", storage=f"sqlite:///{path}")
+    assert stored.trials[proposal.number].state is optuna.trial.TrialState.PRUNED
+    assert stored.trials[proposal.number].values is None
+
+
+def test_test_accuracy_of_a_finished_trial_survives_reopening(tmp_path):
+    path = tmp_path / "study.db"
+    study = open_study(path)
+    proposal = study.ask()
+    study.tell(finished(proposal))
+    study.set_test_top1(proposal.number, 58.25)
+    record = next(r for r in open_study(path).records if r.number == proposal.number)
+    assert record.test_top1 == 58.25

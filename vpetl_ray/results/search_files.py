@@ -1,0 +1,194 @@
+"""What a search leaves in its directory, kept up to date while it runs.
+
+A thread writes: a table of thousands of rows and a picture take longer than a trial should wait.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from vpetl_ray.errors import SearchError
+from vpetl_ray.results.atomic import replacing
+from vpetl_ray.results.front import front_hypervolume, front_of, knee, write_front
+from vpetl_ray.results.records import Columns, EpochRow, TrialRecord, write_trials
+from vpetl_ray.results.summary import search_markdown
+from vpetl_ray.results.tracking import Tracker
+
+SECONDS_BETWEEN_WRITES = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchFacts:
+    """What the files say about the search itself."""
+
+    name: str
+    backbone: str
+    backbone_params: int
+    budget: int
+    intro: str
+    """One paragraph for people: data, backbone, what is searched."""
+
+
+class SearchFiles:
+    """Watches a search (see `tuning.searcher.SearchObserver`) and writes what is known so far.
+
+    Files: `trials.parquet`, `front.json`, `front.parquet`, `front.png`, and the trained tensors of
+    the front in `adapters/`. Each is whole at any moment. MLflow is told from here as well, so
+    that it never shows a front whose files are not there.
+
+    Args:
+        directory: exists.
+        columns: config paths, for the tables.
+        facts: about the search.
+        tracker: MLflow's side; started.
+        records: of an earlier run that is continued.
+        warn: takes the one sentence said when a file cannot be written.
+    """
+
+    def __init__(
+        self,
+        directory: Path,
+        *,
+        columns: Columns,
+        facts: SearchFacts,
+        tracker: Tracker,
+        records: Sequence[TrialRecord] = (),
+        warn: Callable[[str], None],
+    ) -> None:
+        self._directory = directory
+        self._columns = columns
+        self._facts = facts
+        self._tracker = tracker
+        self._warn = warn
+        self._lock = threading.Lock()
+        self._records = {record.number: record for record in records}
+        self._untold = list(records)
+        self._drawn: list[TrialRecord] | None = None
+        self._is_dirty = threading.Event()
+        self._is_closing = threading.Event()
+        self._error: SearchError | None = None
+        self._is_dirty.set()
+        (directory / "adapters").mkdir(exist_ok=True)
+        self._thread = threading.Thread(target=self._run, name="search-files", daemon=True)
+        self._thread.start()
+
+    def adapter_path(self, trial_id: str) -> Path:
+        """Where a front member's trained tensors are."""
+        return self._directory / "adapters" / f"{trial_id}.safetensors"
+
+    def keep_tensors(self, record: TrialRecord, tensors: bytes) -> None:
+        """Keep the tensors of a trial that is on the front now; no other can come back to it."""
+        with self._lock:
+            front = front_of([*self._records.values(), record])
+        if record in front:
+            with replacing(self.adapter_path(record.id)) as path:
+                path.write_bytes(tensors)
+
+    def read_tensors(self, record: TrialRecord) -> bytes:
+        """What `keep_tensors` kept.
+
+        Raises:
+            SearchError: the file is gone.
+        """
+        try:
+            return self.adapter_path(record.id).read_bytes()
+        except OSError as error:
+            raise SearchError(f"the tensors of {record.id} cannot be read: {error}") from error
+
+    def on_start(self, trial_id: str, trainable_params: int, name: str | None) -> None:
+        """Nothing is written about a trial that has not ended."""
+
+    def on_epoch(self, trial_id: str, row: EpochRow) -> None:
+        """See `on_start`."""
+
+    def on_record(self, record: TrialRecord) -> None:
+        """Take a new record, or a better known one, and have it written soon."""
+        with self._lock:
+            self._records[record.number] = record
+            self._untold.append(record)
+        self._is_dirty.set()
+
+    def close(self) -> None:
+        """Write what is left and remove the tensors of trials that are not on the front.
+
+        Raises:
+            SearchError: the last state could not be written.
+        """
+        self._is_closing.set()
+        self._is_dirty.set()
+        self._thread.join()
+        if self._error is not None:
+            raise self._error
+
+    def discard_dominated(self) -> None:
+        """Remove the tensors of trials that the front has left behind; call it at the very end."""
+        kept = {self.adapter_path(record.id) for record in front_of(self._records.values())}
+        for path in (self._directory / "adapters").glob("*.safetensors"):
+            if path not in kept:
+                path.unlink()
+
+    def _run(self) -> None:
+        while True:
+            self._is_dirty.wait()
+            is_last = self._is_closing.is_set()
+            self._is_dirty.clear()
+            try:
+                self._write(is_last=is_last)
+                self._error = None
+            except SearchError as error:
+                if self._error is None:
+                    self._warn(f"{error}; it is tried again with the next trial")
+                self._error = error
+            if is_last:
+                return
+            self._is_closing.wait(SECONDS_BETWEEN_WRITES)
+
+    def _write(self, *, is_last: bool) -> None:
+        with self._lock:
+            records = [self._records[number] for number in sorted(self._records)]
+            untold, self._untold = self._untold, []
+        for record in untold:
+            path = self.adapter_path(record.id)
+            self._tracker.log_trial(record, path if path.exists() else None)
+        write_trials(self._directory / "trials.parquet", records, self._columns)
+        front = front_of(records)
+        if is_last or front != self._drawn:
+            self._write_front(records, front)
+            self._drawn = front
+
+    def _write_front(self, records: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> None:
+        from vpetl_ray.results.figures import plot_front  # noqa: PLC0415 - matplotlib takes a second
+
+        facts = self._facts
+        write_front(self._directory, front, columns=self._columns, extra=self._extra(front))
+        plot_front(
+            records,
+            self._directory / "front.png",
+            title=facts.name,
+            subtitle=f"{facts.backbone}, frozen",
+            budget=facts.budget,
+        )
+        self._tracker.update_front(
+            front,
+            files=[self._directory / name for name in ("front.png", "front.json", "front.parquet")],
+            note=search_markdown(facts.intro, records, front, budget=facts.budget),
+        )
+
+    def _extra(self, front: Sequence[TrialRecord]) -> dict[str, object]:
+        params = [record.trainable_params for record in front]
+        top1 = [record.top1 or 0.0 for record in front]
+        return {
+            "name": self._facts.name,
+            "backbone": self._facts.backbone,
+            "budget": self._facts.budget,
+            "knee": front[knee(params, top1)].id if front else None,
+            "hypervolume": front_hypervolume(params, top1, max_params=self._facts.backbone_params),
+            "hypervolume_reference": {
+                "trainable_params": self._facts.backbone_params,
+                "top1": 0.0,
+                "unit": "percent x decades of parameters",
+            },
+        }

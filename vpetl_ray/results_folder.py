@@ -1,0 +1,90 @@
+"""The folder of one search: claimed by one process at a time, and never mistaken for another's."""
+
+from __future__ import annotations
+
+import fcntl
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from vpetl_ray.errors import SpecError
+from vpetl_ray.results.atomic import replacing
+from vpetl_ray.spec.load import load_spec
+from vpetl_ray.spec.search_spec import SearchSpec
+
+SPEC_FILE = "spec.yaml"
+STUDY_FILE = "study.db"
+_LOCK_FILE = ".lock"
+
+MAY_CHANGE = ("search.trials", "search.max_minutes", "resources", "tracking")
+"""What a continued search may be told differently: how long, how wide and where it is logged."""
+
+
+def check_folder(directory: Path, spec: SearchSpec, *, resume: bool) -> None:
+    """Check that a search can use `directory`; nothing is created.
+
+    Raises:
+        SpecError: it holds something already, or nothing to go on with, or another spec's search,
+            or cannot be written.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise SpecError(f"--out: {directory} is a file, not a folder")
+    has_study = (directory / STUDY_FILE).exists()
+    if resume and not has_study:
+        raise SpecError(f"--resume: there is no search in {directory}; leave --resume out")
+    if resume:
+        _check_same_spec(directory, spec)
+    elif has_study:
+        raise SpecError(
+            f"--out: {directory} holds a search already; go on with it by --resume, "
+            "or give another folder by --out"
+        )
+    elif directory.exists() and any(directory.iterdir()):
+        raise SpecError(f"--out: {directory} is not empty; give an empty or a new folder")
+    existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise SpecError(f"--out: no permission to write in {existing}")
+
+
+@contextmanager
+def claimed(directory: Path, spec: SearchSpec) -> Iterator[None]:
+    """Make the folder, write the resolved spec, and keep other searches out while in the block.
+
+    Raises:
+        SpecError: another process is searching in it now.
+    """
+    directory.mkdir(parents=True, exist_ok=True)
+    with (directory / _LOCK_FILE).open("w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            raise SpecError(f"--out: another search is running in {directory} now") from None
+        with replacing(directory / SPEC_FILE) as path:
+            path.write_text(spec.to_yaml(), encoding="utf-8")
+        yield
+
+
+def _check_same_spec(directory: Path, spec: SearchSpec) -> None:
+    stored = load_spec(directory / SPEC_FILE)
+    before, now = _flat(stored.to_dict()), _flat(spec.to_dict())
+    changed = [
+        f"{path}: was {before.get(path)}, is {now.get(path)}"
+        for path in sorted({*before, *now})
+        if before.get(path) != now.get(path) and not path.startswith(MAY_CHANGE)
+    ]
+    if changed:
+        raise SpecError(
+            f"--resume: {directory} holds a search of another spec ({'; '.join(changed[:3])}); "
+            f"only {', '.join(MAY_CHANGE)} may differ"
+        )
+
+
+def _flat(values: Any, path: str = "") -> dict[str, Any]:
+    if not isinstance(values, dict) or not values:
+        return {path: values}
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flat(value, f"{path}.{key}" if path else str(key)))
+    return flat

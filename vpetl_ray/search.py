@@ -1,0 +1,147 @@
+"""The main door: `python -m vpetl_ray.search SPEC.yaml` turns a spec into a Pareto front."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from vpetl_ray.console import front_table
+from vpetl_ray.errors import SearchError, VpetlError
+from vpetl_ray.results_folder import check_folder
+from vpetl_ray.spec.load import load_spec
+from vpetl_ray.spec.search_spec import SearchSpec
+
+EXIT_FRONT, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def search(
+    spec: Annotated[Path, typer.Argument(help="The search space file (YAML).", show_default=False)],
+    overrides: Annotated[
+        list[str] | None,
+        typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a value of the file."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(help="Results folder.", show_default="runs/<name>")
+    ] = None,
+    trials: Annotated[
+        int | None, typer.Option(help="Configs to train; short for --set search.trials=N.")
+    ] = None,
+    dry_run: Annotated[
+        bool, typer.Option("--dry-run", help="Say what would be searched; train nothing.")
+    ] = False,
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the search in the results folder.")
+    ] = False,
+    address: Annotated[
+        str | None,
+        typer.Option(help="A running Ray cluster; RAY_ADDRESS is used, too.", show_default="local"),
+    ] = None,
+) -> None:
+    """Search for the Pareto front of accuracy against trainable parameters.
+
+    Exit codes: 0 a front was found; 1 the search failed and can be resumed; 2 the spec or the
+    input is wrong and nothing was created; 130 interrupted and can be resumed.
+    """
+    given = [*(overrides or []), *([f"search.trials={trials}"] if trials is not None else [])]
+    console = Console()
+    try:
+        loaded = load_spec(spec, given)
+        directory = (out or Path("runs") / loaded.name).absolute()
+        loaded.check_files()
+        if dry_run:
+            _print_dry_run(console, loaded, address)
+            return
+        check_folder(directory, loaded, resume=resume)
+    except VpetlError as error:
+        _fail(str(error), EXIT_INPUT)
+    go_on = f"go on with: {_resume_command()}"
+    try:
+        _search(console, loaded, directory, address=address, go_on=go_on)
+    except SearchError as error:
+        _fail(f"{error}\n{go_on}", EXIT_FAILED)
+    except VpetlError as error:
+        _fail(str(error), EXIT_INPUT)
+    except KeyboardInterrupt:
+        _fail(f"interrupted; {go_on}", EXIT_INTERRUPTED)
+
+
+def _search(
+    console: Console, spec: SearchSpec, directory: Path, *, address: str | None, go_on: str
+) -> None:
+    # Here, so that `--help`, `--dry-run` and a mistake in the spec answer without torch and Ray.
+    from vpetl_ray.search_job import SearchJob  # noqa: PLC0415
+    from vpetl_ray.tuning.run import TrialsEnd  # noqa: PLC0415
+
+    result = SearchJob(spec, directory, address=address, console=console).run()
+    if result.front:
+        console.print()
+        console.print(front_table(result.front, title="Pareto front"))
+        console.print(f"\nresults   {directory}", soft_wrap=True, highlight=False)
+        console.print(f"MLflow    {result.tracking.ui_command}", soft_wrap=True, highlight=False)
+    if not result.tracking.is_complete:
+        console.print(
+            f"MLflow lacks {result.tracking.undelivered} trials: {result.tracking.problem}; "
+            "trials.parquet has them all",
+            soft_wrap=True,
+        )
+    if result.end is TrialsEnd.INTERRUPTED:
+        _fail(f"interrupted after {result.num_trained} trials; {go_on}", EXIT_INTERRUPTED)
+    if result.end is TrialsEnd.EXHAUSTED:
+        console.print(
+            f"The space has no more configs within the budget: {result.num_trained} were trained."
+        )
+    if not result.front:
+        why = result.last_failure or "no trial was trained"
+        raise SearchError(f"no trial was completed, so there is no front; the last reason: {why}")
+
+
+def _print_dry_run(console: Console, spec: SearchSpec, address: str | None) -> None:
+    from vpetl_ray.data.catalogue import open_data_set  # noqa: PLC0415 - slow, see `_search`
+    from vpetl_ray.spec.dry_run import plan_dry_run  # noqa: PLC0415
+    from vpetl_ray.tuning.cluster import free_nodes, ray_session  # noqa: PLC0415
+
+    num_classes, nodes = None, None
+    if spec.data.path is not None:
+        data = spec.data
+        found = open_data_set(
+            data.source, data.path, val_share=data.val_share, split_seed=data.split_seed
+        )
+        num_classes = len(found.classes)
+    if address or os.environ.get("RAY_ADDRESS"):
+        with ray_session(address):
+            nodes = free_nodes()
+    plan = plan_dry_run(spec, num_classes=num_classes, nodes=nodes)
+    console.print(plan.spec_yaml, markup=False, highlight=False, soft_wrap=True)
+    table = Table.grid(padding=(0, 2))
+    for name, value in plan.facts():
+        table.add_row(name, Text(value))
+    console.print(table)
+
+
+def _resume_command() -> str:
+    words = [word for word in sys.argv[1:] if word != "--resume"]
+    return shlex.join(["python", "-m", "vpetl_ray.search", *words, "--resume"])
+
+
+def _fail(message: str, code: int) -> None:
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def main() -> None:
+    """Run the command; also installed as `vpetl-search`."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(search)
+    app()
+
+
+if __name__ == "__main__":
+    main()

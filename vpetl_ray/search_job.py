@@ -1,0 +1,238 @@
+"""A search from a checked spec to its front: every part is started, watched and ended here."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from vpetl_ray.console import SearchDisplay
+from vpetl_ray.data.clip_build import BuildProgress
+from vpetl_ray.data.clip_store import ClipStore
+from vpetl_ray.data.demo import DEMO_CHECKPOINT
+from vpetl_ray.data.prepare_store import prepare_store
+from vpetl_ray.errors import SearchError, SpecError
+from vpetl_ray.models.arch import count_backbone
+from vpetl_ray.results.environment import environment_facts
+from vpetl_ray.results.front import front_of
+from vpetl_ray.results.records import TrialRecord, TrialState
+from vpetl_ray.results.search_files import SearchFacts, SearchFiles
+from vpetl_ray.results.tracking import RunStatus, Tracker, TrackingInfo, TrackingReport
+from vpetl_ray.results.tracking_uri import store_in
+from vpetl_ray.results_folder import STUDY_FILE, claimed
+from vpetl_ray.spec.search_spec import SearchSpec, spaced
+from vpetl_ray.tuning.budgeted_study import BudgetedStudy
+from vpetl_ray.tuning.cluster import GroupPlan, free_nodes, plan_groups, ray_session
+from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
+from vpetl_ray.tuning.run import TrialsEnd, measure_test, run_trials
+from vpetl_ray.tuning.searcher import SearchObserver
+from vpetl_ray.tuning.trial_protocol import GroupSetup
+from vpetl_ray.tuning.trial_runner import FineTuningSetup, fine_tuning_groups
+from vpetl_ray.tuning.worker_group import start_groups
+
+SECONDS_FOR_TRACKING = 120.0
+"""How long the end of a search waits for MLflow to take what is still queued."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class SearchResult:
+    """How a search ended, for the door to say."""
+
+    front: tuple[TrialRecord, ...]
+    """Cheapest first, with test accuracies where the search was not interrupted."""
+    end: TrialsEnd
+    num_trained: int
+    tracking: TrackingReport
+    last_failure: str | None
+
+
+class SearchJob:
+    """One search on one cluster, into one folder.
+
+    Args:
+        spec: checked.
+        directory: the results folder; made once the input is known to be right.
+        address: of a Ray cluster, None for a private one.
+        console: where to show how far it is.
+    """
+
+    def __init__(
+        self, spec: SearchSpec, directory: Path, *, address: str | None, console: Console
+    ) -> None:
+        self._spec = spec
+        self._directory = directory
+        self._address = address
+        self._console = console
+        self._display = SearchDisplay(console, name=spec.name, num_trials=spec.search.trials)
+
+    def run(self) -> SearchResult:
+        """Search.
+
+        Raises:
+            SpecError, DataError, CheckpointError: the input is wrong; nothing was created.
+            SearchError: the search cannot go on; its state is kept.
+        """
+        with ExitStack() as stack:
+            stack.enter_context(self._display)
+            store = self._prepare()
+            setup = self._setup_groups(store)
+            self._display.stage("starting Ray")
+            plan = self._connect(stack)
+            stack.enter_context(claimed(self._directory, self._spec))
+            return self._search(stack, len(store.classes), setup, plan)
+
+    def _prepare(self) -> ClipStore:
+        self._display.stage("preparing the clips")
+
+        def show(progress: BuildProgress) -> None:
+            self._display.progress("decoding videos", progress.num_done, progress.num_videos)
+
+        prepared = prepare_store(self._spec.data_config(), progress=show)
+        for note in prepared.notes:
+            self._display.note(note)
+        if prepared.store.skipped:
+            names = ", ".join(Path(video.path).name for video in prepared.store.skipped[:5])
+            self._display.note(f"{len(prepared.store.skipped)} unreadable videos skipped: {names}")
+        self._spec.check_budget(len(prepared.store.classes))
+        return prepared.store
+
+    def _setup_groups(self, store: ClipStore) -> GroupSetup:
+        spec = self._spec
+        weights = DEMO_CHECKPOINT if spec.uses_demo_weights else Path(spec.backbone.weights)
+        setup = FineTuningSetup(
+            arch=spec.arch,
+            clip_store=str(store.path),
+            view=spec.data_config().view_spec(),
+            seed=spec.seed,
+        )
+        return fine_tuning_groups(setup, weights)
+
+    def _connect(self, stack: ExitStack) -> GroupPlan:
+        wanted = self._spec.resources
+        try:
+            stack.enter_context(ray_session(self._address))
+            return plan_groups(
+                free_nodes(),
+                num_groups=None if wanted.groups == "auto" else wanted.groups,
+                workers_per_group=wanted.workers_per_group,
+                cpus_per_worker=wanted.cpus_per_worker,
+                gpus_per_worker=None
+                if wanted.gpus_per_worker == "auto"
+                else wanted.gpus_per_worker,
+            )
+        except SearchError as error:
+            raise SpecError(str(error)) from error  # nothing was created yet
+
+    def _search(
+        self, stack: ExitStack, num_classes: int, setup: GroupSetup, plan: GroupPlan
+    ) -> SearchResult:
+        """Everything from here on is kept, however it ends."""
+        self._display.stage(f"starting {plan.sentence}")
+        dispatcher = start_dispatcher()
+        stack.callback(start_groups(setup, plan, dispatcher).close)
+        observers: list[SearchObserver] = [self._display]
+        study = self._open_study(num_classes, observers)
+        self._display.begin(study.records, plan.num_groups)
+        tracker = Tracker(self._tracking_info(study, num_classes), warn=self._display.note)
+        tracker.start()
+        files = SearchFiles(
+            self._directory,
+            columns=study.columns,
+            facts=self._facts(num_classes),
+            tracker=tracker,
+            records=study.records,
+            warn=self._display.note,
+        )
+        observers.append(files)
+        status: RunStatus = "FAILED"
+        try:
+            end = run_trials(
+                study,
+                dispatcher,
+                num_trials=self._spec.search.trials,
+                num_concurrent=plan.num_groups,
+                max_minutes=self._spec.search.max_minutes,
+                observers=observers,
+                keep_tensors=files.keep_tensors,
+            )
+            status = "KILLED" if end is TrialsEnd.INTERRUPTED else "FINISHED"
+            if end is not TrialsEnd.INTERRUPTED:
+                self._display.stage("measuring the front on the test split")
+                measure_test(study, dispatcher, files.read_tensors, on_record=files.on_record)
+        finally:
+            files.close()
+            tracking = tracker.finish(status, timeout=SECONDS_FOR_TRACKING)
+        files.discard_dominated()
+        failures = [r.reason for r in study.records if r.state is TrialState.FAILED]
+        return SearchResult(
+            front=tuple(front_of(study.records)),
+            end=end,
+            num_trained=study.num_trained,
+            tracking=tracking,
+            last_failure=failures[-1] if failures else None,
+        )
+
+    def _open_study(self, num_classes: int, observers: list[SearchObserver]) -> BudgetedStudy:
+        spec = self._spec
+
+        def tell_all(record: TrialRecord) -> None:
+            for observer in observers:
+                observer.on_record(record)
+
+        plan = spec.start_plan(num_classes)
+        for name, reason in plan.left_out.items():
+            self._display.note(f"start config {name} is left out: {reason}")
+        return BudgetedStudy(
+            self._directory / STUDY_FILE,
+            space=spec.space(num_classes),
+            budget=spec.budget_limit(num_classes),
+            sampler=spec.search.sampler,
+            seed=spec.seed,
+            start=plan.trials,
+            on_record=tell_all,
+        )
+
+    def _facts(self, num_classes: int) -> SearchFacts:
+        spec = self._spec
+        summary = spec.space(num_classes).summary()
+        return SearchFacts(
+            name=spec.name,
+            backbone=spec.arch.name,
+            backbone_params=count_backbone(spec.arch),
+            budget=spec.budget_limit(num_classes),
+            intro=(
+                f"Search **{spec.name}**: where and how to adapt a frozen {spec.arch.name} "
+                f"({spaced(count_backbone(spec.arch))} parameters) to {spec.data.source} data with "
+                f"{num_classes} classes. The space has {summary.size_text}."
+            ),
+        )
+
+    def _tracking_info(self, study: BudgetedStudy, num_classes: int) -> TrackingInfo:
+        spec = self._spec
+        uri, artifacts = spec.tracking.uri, None
+        if uri == "auto":
+            uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+        if not uri:
+            uri, artifacts = store_in(self._directory)
+        return TrackingInfo(
+            search_id=study.search_id,
+            name=spec.name,
+            uri=uri,
+            artifact_location=artifacts,
+            experiment=spec.tracking.experiment,
+            spec_text=spec.to_yaml(),
+            settings={
+                "backbone": spec.arch.name,
+                "data": spec.data.source,
+                "budget": spec.budget_limit(num_classes),
+                "sampler": spec.search.sampler,
+                "trials": spec.search.trials,
+                "seed": spec.seed,
+                "space": spec.space(num_classes).summary().size_text,
+            },
+            environment=environment_facts(),
+            description=self._facts(num_classes).intro,
+        )
