@@ -7,7 +7,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 from rich.console import Console
@@ -15,7 +15,6 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
-    TaskID,
     TextColumn,
     TimeRemainingColumn,
 )
@@ -63,23 +62,27 @@ def prepare(
 
 
 class _Watch:
-    """Shows a build's progress; the bar appears with the first decoded video."""
+    """Shows a build's progress, from the first decoded video on with a bar."""
 
     def __init__(self, progress: Progress) -> None:
         self._progress = progress
-        self._task: TaskID | None = None
-        self._start = time.monotonic()
+        # The demo draws its videos first, a large folder takes a while to list.
+        self._task = progress.add_task("finding videos", total=None, speed="", size="", skipped="")
+        self._start: float | None = None
 
     def __call__(self, state: BuildProgress) -> None:
-        speed = state.num_done / max(1e-6, time.monotonic() - self._start)
-        fields: dict[str, Any] = {
-            "speed": f"{speed:,.0f} clips/s",
-            "size": f"{state.num_bytes / 1e6:,.0f} MB",
-            "skipped": f"{state.num_skipped} skipped" if state.num_skipped else "",
-        }
-        if self._task is None:
-            self._task = self._progress.add_task("decoding", total=state.num_videos, **fields)
-        self._progress.update(self._task, completed=state.num_done, **fields)
+        now = time.monotonic()
+        self._start = self._start or now
+        speed = (state.num_done - 1) / (now - self._start) if now > self._start else 0.0
+        self._progress.update(
+            self._task,
+            description="decoding",
+            total=state.num_videos,
+            completed=state.num_done,
+            speed=f"{speed:,.0f} clips/s",
+            size=f"{state.num_bytes / 1e6:,.0f} MB",
+            skipped=f"{state.num_skipped} skipped" if state.num_skipped else "",
+        )
 
 
 @contextmanager

@@ -113,3 +113,17 @@ def test_a_folder_of_strange_files_gives_clips_and_names(
     ]
     view = ViewSpec(size=16)
     assert store.split("train", view).batch(range(9), epoch=1, train=True).shape[0] == 9
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_demo_is_drawn_decoded_and_split(tmp_path: Path) -> None:
+    demo = DataConfig()
+    store = prepare_store(demo, root=tmp_path).store
+    assert store.skipped == ()
+    sizes = {split: seal.num_clips for split, seal in store.manifest.files.items()}
+    assert sizes == {"train": 960, "val": 480, "test": 960}
+    clips = store.split("train", demo.view_spec())
+    assert clips.fixed_views
+    assert clips.batch([0, 959], epoch=1, train=True).shape == (2, 8, 32, 32, 3)
+    assert clips.labels.bincount().tolist() == [80] * 12
