@@ -144,10 +144,10 @@ def _draw_budget(axes: Axes, budget: int) -> None:
         f"budget {count_label(budget)}",
         (budget, 0.08),
         xycoords=("data", "axes fraction"),
-        xytext=(-4, 0),
+        xytext=(4, 0),  # to the right, where nothing has an accuracy
         textcoords="offset points",
         rotation=90,
-        ha="right",
+        ha="left",
         va="bottom",
         fontsize=8,
         color=_BUDGET,

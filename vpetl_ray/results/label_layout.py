@@ -16,7 +16,13 @@ Pixels = NDArray[np.float64]
 
 _LEADER = {"arrowstyle": "-", "linewidth": 0.6, "color": "0.35", "shrinkA": 1, "shrinkB": 5}
 # Below the markers of the front, so that a leading line ends under its point.
-_TEXT: dict[str, Any] = {"fontsize": 7.5, "linespacing": 1.15, "color": "0.15", "zorder": 3.5}
+_TEXT: dict[str, Any] = {
+    "fontsize": 7.5,
+    "linespacing": 1.15,
+    "color": "0.15",
+    "zorder": 3.5,
+    "va": "bottom",
+}
 _MARGIN = 3.0  # pixels kept free round a label
 _SAMPLES_A_SEGMENT = 40
 

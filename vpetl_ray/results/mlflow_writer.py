@@ -15,6 +15,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
@@ -32,6 +33,9 @@ _DESCRIBED = "vpetl.described"
 _DIGEST = "vpetl.digest"
 _ADAPTER = "vpetl.adapter"
 _NOTE = "mlflow.note.content"
+
+# Without it the UI opens on its pages for language models, where runs are hard to find.
+_EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 _MAX_METRICS = 1000  # of one log_batch call, as are the next two
 _MAX_PARAMS = 100
@@ -114,10 +118,25 @@ class MlflowWriter:
         self._log(
             self.parent_run_id,
             metrics=[Metric(key, value, now, step) for key, value in metrics.items()],
-            tags={_NOTE: note[:_MAX_TAG_LENGTH]} if note else {},
+            tags={_NOTE: self._with_links(note)} if note else {},
         )
         for path in files:
             self._client.log_artifact(self.parent_run_id, str(path))
+
+    def _with_links(self, note: str) -> str:
+        """Add to a note where to click: pages of the UI itself, whatever host it runs on."""
+        mine = f"tags.`{_PARENT}` = '{self.parent_run_id}'"
+        queries = {
+            "the front": f"tags.{PARETO} = 'true' and {mine}",
+            "all trials": mine,
+        }
+        links = [
+            f"[{title}](#/experiments/{self._experiment_id}/runs?searchFilter={quote(query)}"
+            "&orderByKey=metrics.%60trainable_params%60&orderByAsc=true)"
+            for title, query in queries.items()
+        ]
+        tail = f"\n\nRuns: {' · '.join(links)}\n"
+        return note[: _MAX_TAG_LENGTH - len(tail)].rstrip() + tail
 
     def close(self, status: RunStatus) -> None:
         """End the parent run."""
@@ -133,7 +152,9 @@ class MlflowWriter:
                 )
             return str(found.experiment_id)
         return self._client.create_experiment(
-            self._info.experiment, artifact_location=self._info.artifact_location
+            self._info.experiment,
+            artifact_location=self._info.artifact_location,
+            tags=_EXPERIMENT_TAGS,
         )
 
     def _find_or_make_parent(self) -> str:

@@ -8,6 +8,10 @@ from vpetl_ray.results.labels import config_label, count_label
 from vpetl_ray.results.records import TrialRecord, TrialState
 
 _MAX_ROWS = 24  # MLflow keeps 5000 characters of a tag
+_PICKING = (
+    "How to pick: the knee is where more parameters stop paying. The filter "
+    "`tags.pareto = 'true'` shows the front; its runs hold their adapter weights as artifacts."
+)
 
 
 def search_markdown(
@@ -27,12 +31,30 @@ def search_markdown(
     """
     states = Counter(record.state for record in records)
     counted = ", ".join(f"{states[state]} {state}" for state in TrialState if states[state])
-    lines = [intro, "", f"**Trials:** {counted or 'none yet'}."]
-    if budget is not None:
-        lines += ["", f"**Budget:** {budget:,} trainable parameters."]
+    limit = "" if budget is None else f" Budget: {budget:,} trainable parameters."
+    lines = [] if not front else [_headline(front), "", *_front_table(front), ""]
+    lines += [f"Trials: {counted or 'none yet'}.{limit}", "", intro]
     if front:
-        lines += ["", *_front_table(front), "", _how_to_pick(front)]
+        lines += ["", _PICKING]
     return "\n".join(lines).strip() + "\n"
+
+
+def _headline(front: Sequence[TrialRecord]) -> str:
+    """Name the members to look at, in the few lines that MLflow shows before "show more"."""
+    bend = front[
+        knee(
+            [record.trainable_params for record in front], [record.top1 or 0.0 for record in front]
+        )
+    ]
+    members = {"smallest": front[0], "knee": bend, "best": front[-1]}
+    if len(front) == 1:
+        members = {"only": bend}
+    told = ", ".join(
+        f"{role} **{record.id}** ({_percent(record.top1)} with "
+        f"{count_label(record.trainable_params)})"
+        for role, record in members.items()
+    )
+    return f"Front of {len(front)}: {told}."
 
 
 def _front_table(front: Sequence[TrialRecord]) -> list[str]:
@@ -62,16 +84,3 @@ def _thinned(front: Sequence[TrialRecord]) -> list[TrialRecord]:
 
 def _percent(value: float | None) -> str:
     return "" if value is None else f"{value:.1f}%"
-
-
-def _how_to_pick(front: Sequence[TrialRecord]) -> str:
-    bend = front[
-        knee(
-            [record.trainable_params for record in front], [record.top1 or 0.0 for record in front]
-        )
-    ]
-    return (
-        f"Smallest: **{front[0].id}**. Knee, where more parameters stop paying: **{bend.id}**. "
-        f"Most accurate: **{front[-1].id}**. Filter the runs by `tags.pareto = 'true'` to see the "
-        "front alone; the adapter weights are artifacts of its runs."
-    )

@@ -5,7 +5,7 @@ import shlex
 import shutil
 import sys
 from pathlib import Path
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 _HIDDEN = "***"
 _SECRET_OPTION = re.compile(
@@ -64,4 +64,7 @@ def _secrets_of(uri: str) -> list[str]:
     parts = urlsplit(uri)
     found = [parts.password or (parts.username if "@" in parts.netloc else None)]
     found += [match.group().partition("=")[2] for match in _SECRET_OPTION.finditer(uri)]
-    return [secret for secret in found if secret and len(secret) >= 4]
+    written = {secret for secret in found if secret}
+    # As it stands in the URI and as a driver shows it; the longer first, for one holds the other.
+    either = sorted(written | {unquote(secret) for secret in written}, key=len, reverse=True)
+    return [secret for secret in either if len(secret) >= 4]
