@@ -14,7 +14,7 @@ from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import SwinArch, get_arch
 from vpetl_ray.spec.kinds import Wrong, show
 from vpetl_ray.spec.leaves import Given
-from vpetl_ray.spec.search_spec import budget_mistake, flat_entry, space_tree
+from vpetl_ray.spec.search_spec import budget_mistake, flat_entry, space_tree, spaced
 from vpetl_ray.spec.sections import (
     DEMO_WEIGHTS,
     AdapterSection,
@@ -26,7 +26,7 @@ from vpetl_ray.spec.sections import (
     TrainingSection,
 )
 from vpetl_ray.tuning.domains import Choice, Domain, Fixed, FloatRange, IntRange, Subset, Value
-from vpetl_ray.tuning.space import Space
+from vpetl_ray.tuning.space import GRID_POINTS, Space
 from vpetl_ray.tuning.space_size import num_structures, smallest_values
 
 if TYPE_CHECKING:
@@ -107,7 +107,8 @@ def _check_training(found: Findings) -> None:
     warmup, epochs = ("training", "warmup_epochs"), ("training", "epochs")
     if found.have(warmup, epochs):
         longest, fewest = max(_numbers(found.values[warmup])), min(_numbers(found.values[epochs]))
-        if longest >= fewest:
+        if longest >= fewest and longest > 0:
+            found.fail(warmup)
             found.add(warmup, f"must be below training.epochs ({fewest:g}), got {longest:g}")
 
 
@@ -127,6 +128,11 @@ def _check_stages(arch: SwinArch, found: Findings) -> None:
                 found.fail(path)
                 known = ", ".join(map(str, range(1, arch.num_stages + 1)))
                 found.add(path, f"{stage} is not one of {known} (the stages of {arch.name})", at)
+        domain = found.values.get(path)
+        every = tuple(range(1, arch.num_stages + 1))
+        if isinstance(domain, Choice) and domain.contains("all") and domain.contains(every):
+            found.fail(path)
+            found.add(path, f"'all' and {show(list(every))} are the same stages")
 
 
 def _stages_of(domain: Domain | None) -> Iterator[tuple[tuple[str | int, ...], int]]:
@@ -209,9 +215,12 @@ def _check_space(arch: SwinArch, found: Findings) -> None:
         text = budget_mistake(section, space)
         if text:
             found.add(budget, text)
-    if found.values.get(("search", "sampler")) == "grid" and num_structures(space) > MAX_GRID:
-        text = f"this space has {num_structures(space):,} structures, too many for a grid"
-        found.add(("search", "sampler"), f"{text} (at most {MAX_GRID:,}); use random")
+    if found.values.get(("search", "sampler")) == "grid":
+        num_continuous = sum(domain.size is None for domain in space.domains.values())
+        num_configs = num_structures(space) * GRID_POINTS**num_continuous
+        if num_configs > MAX_GRID:
+            text = f"a grid of this space has {spaced(num_configs)} configs, more than"
+            found.add(("search", "sampler"), f"{text} {spaced(MAX_GRID)}; use random")
 
 
 def _least_tree(arch: SwinArch, found: Findings) -> dict[str, Domain]:
@@ -226,6 +235,9 @@ def _least_tree(arch: SwinArch, found: Findings) -> dict[str, Domain]:
         methods[name] = model.model_construct(**fields) if fields else None
     petl = PetlSection.model_construct(**methods)  # type: ignore[arg-type]
     training = {**found.section("training")}
+    if {("training", "epochs"), ("training", "warmup_epochs")} & found.failed:
+        # They do not fit together, or may not.
+        training = {k: v for k, v in training.items() if k not in {"epochs", "warmup_epochs"}}
     for required in ("learning_rate", "epochs", "batch_size"):
         training.setdefault(required, Fixed(value=1))
     return space_tree(petl, TrainingSection.model_construct(**training), arch)

@@ -178,7 +178,7 @@ class _Reader:
             return self._mapping(events, path)
         if isinstance(event, yaml.SequenceStartEvent):
             return self._sequence(events, path)
-        assert isinstance(event, yaml.ScalarEvent)  # noqa: S101 - aliases have been refused
+        assert isinstance(event, yaml.ScalarEvent)
         return self._scalar(event, path)
 
     def _mapping(self, events: Iterator[yaml.Event], path: Path) -> dict[str, Any]:

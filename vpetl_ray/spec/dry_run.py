@@ -41,7 +41,7 @@ class DryRun:
         summary = self.summary
         about = "" if summary.exact else "about "
         low, mid, high = (spaced(n) for n in (summary.smallest, summary.median, summary.largest))
-        share = f"{about}{_percent(summary.share_within_budget)} of the space"
+        share = f"{_percent(summary.share_within_budget, about)} of the space"
         limit = "no limit" if self.budget is None else f"{spaced(self.budget)}, allows {share}"
         first = ", ".join(f"{name} ({spaced(n)})" for name, n in self.start_counts.items())
         return [
@@ -100,10 +100,10 @@ def this_machine() -> dict[str, float]:
     return {"CPU": float(os.cpu_count() or 1), "GPU": float(torch.cuda.device_count())}
 
 
-def _percent(share: float) -> str:
+def _percent(share: float, about: str) -> str:
     """Write a share so that almost all is not all, and almost none is not none."""
     if 0 < share < 0.001:
         return "less than 0.1%"
     if 0.999 < share < 1:
         return "more than 99.9%"
-    return f"{100 * share:.1f}%"
+    return f"{about}{100 * share:.1f}%"

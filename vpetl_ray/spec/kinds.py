@@ -10,11 +10,18 @@ from dataclasses import dataclass
 from difflib import get_close_matches
 from typing import Any, ClassVar
 
+from vpetl_ray.spec.document import INVALID
+
 MAX_SHOWN = 60
+MAX_ITEMS = 1000
+"""In one list; more are a mistake or an attack."""
 
 
 class Wrong(Exception):  # noqa: N818 - it is a list of sentences, caught where it is raised
-    """Sentences about a value: where in it (keys and indices), and what is wrong there."""
+    """Sentences about a value: where in it (keys and indices), and what is wrong there.
+
+    An empty sentence is about something that has been complained about already.
+    """
 
     def __init__(self, text: str, at: tuple[str | int, ...] = ()) -> None:
         super().__init__(text)
@@ -40,6 +47,8 @@ class Kind(ABC):
 
     def read(self, raw: object) -> Any:
         """Return the value, or raise a `Wrong` that says what it must be."""
+        if raw is INVALID:
+            raise Wrong("")
         if raw is None:
             if self.nullable:
                 return None
@@ -210,6 +219,8 @@ def read_items(kind: Kind, raw: object, at: tuple[str | int, ...]) -> list[Any]:
     """Read every item of a list; all that is wrong with them is reported at once."""
     if not isinstance(raw, list | tuple):
         raise Wrong(f"must be a list, got {show(raw)}", at)
+    if len(raw) > MAX_ITEMS:
+        raise Wrong(f"has {show(len(raw))} items; at most {show(MAX_ITEMS)} are allowed", at)
     items: list[Any] = []
     found: list[tuple[tuple[str | int, ...], str]] = []
     for i, entry in enumerate(raw):

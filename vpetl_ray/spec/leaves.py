@@ -72,7 +72,8 @@ def read_domain(kind: Kind, raw: Mapping[str, Any]) -> Domain:
             ((key,), f"unknown key {show(key)}{hint}") for key in unknown
         ]
         raise Wrong.all_of(found)
-    if any(value is INVALID for value in raw.values()):
+    nested = [entry for value in raw.values() if isinstance(value, list) for entry in value]
+    if any(entry is INVALID for entry in (*raw.values(), *nested)):
         raise Wrong("", (name,))
     try:
         return _READERS[name](kind, raw)

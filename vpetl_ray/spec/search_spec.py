@@ -36,6 +36,8 @@ from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.space_size import smallest_values
 from vpetl_ray.tuning.start import StartPlan, plan_start
 
+LINEAR_PROBE = "linear_probe"
+"""The start config that no search goes without: what a front has to beat."""
 OBJECTIVES = ("top1", "trainable_params")
 
 
@@ -157,6 +159,8 @@ class SearchSpec(Section):
     def start_plan(self, num_classes: int | None = None) -> StartPlan:
         """Find the configs that the search begins with, and say which ones it cannot."""
         names = [entry for entry in self.search.start if isinstance(entry, str)]
+        if LINEAR_PROBE not in names:
+            names.insert(0, LINEAR_PROBE)
         own = {
             entry["name"]: start_values(entry, self.arch)
             for entry in self.search.start

@@ -209,7 +209,7 @@ class TrainingSection(Section):
         default=Fixed(value="fp32"), description="fp32, or bf16 under autocast."
     )
     eval_batch_size: Annotated[int, Given(Whole(low=1, high=65_536))] = Field(
-        default=256, description="Clips a step where nothing is trained, a worker."
+        default=64, description="Clips a step where nothing is trained, a worker."
     )
     probe_epochs: Annotated[Domain, Searched(Whole(low=1, high=100_000))] = Field(
         default=Fixed(value=100),
@@ -242,7 +242,8 @@ class SearchSection(Section):
     start: Annotated[tuple[Any, ...], Given(StartList())] = Field(
         default=tuple(START_CONFIGS),
         description="Configs tried first: names of known ones, or mappings with a name, "
-        "petl and training values. What this space does not contain is left out.",
+        "petl and training values. The linear probe is always one; what is not in the space is "
+        "left out.",
     )
     max_minutes: Annotated[float | None, Given(Number(above=0, nullable=True))] = Field(
         default=None, description="No trial is started after this many minutes; null: no limit."

@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 Values: TypeAlias = Mapping[str, Value]
 Picker: TypeAlias = Callable[[str, Domain], Value]
 
+GRID_POINTS = 3
+"""Values of a continuous range in a grid."""
 CLASSIFIER = "petl.classifier.train"
 OPTIMIZER = "training.optimizer"
 PROBE_ONLY = frozenset({"training.probe_epochs", "training.probe_learning_rate"})
@@ -187,7 +189,7 @@ class Space:
         train_classifier = bool(active[CLASSIFIER])
         if not methods and not train_classifier:
             raise NothingToTrain("every method is off and the classifier is frozen")
-        petl = PetlConfig(methods=methods, train_classifier=train_classifier)
+        petl = PetlConfig(methods=methods, train_classifier=train_classifier).canonical(self.arch)
         recipe = self._recipe(active)
         return TrialConfig(petl=petl, recipe=recipe, values=active, key=self._key(petl, active))
 
@@ -220,7 +222,7 @@ class Space:
 
         return summarise(self, budget)
 
-    def grid(self, points: int = 3) -> Iterator[Values]:
+    def grid(self, points: int = GRID_POINTS) -> Iterator[Values]:
         """Every config once, with `points` values in place of each continuous range."""
         per_method = [list(self._method_options(name, points)) for name in self.methods]
         for chosen in product(*per_method):

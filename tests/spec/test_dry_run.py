@@ -1,0 +1,45 @@
+import pytest
+
+from vpetl_ray.errors import SearchError, SpecError
+from vpetl_ray.spec.dry_run import plan_dry_run
+from vpetl_ray.spec.load import load_spec
+
+from .conftest import MINIMAL
+
+
+def test_dry_run_says_size_costs_budget_start_and_workers(write):
+    spec = load_spec(write(), ["budget.trainable_params=10k", "search.start=[paper_adapter]"])
+    text = plan_dry_run(spec, nodes=[{"CPU": 4, "GPU": 0}]).text()
+    assert text == (
+        "search space:         15 configs\n"
+        "trainable parameters: smallest 1 548, median 5 604, largest 10 084\n"
+        "budget:               10 000, allows 93.3% of the space\n"
+        "tried first:          linear probe (1 548)\n"
+        "left out:             paper_adapter: this space has no adapter\n"
+        "trials:               30\n"
+        "workers:              4 worker groups of 1 worker with 1 CPU each"
+    )
+
+
+def test_dry_run_shows_the_resolved_spec(write):
+    spec = load_spec(write())
+    assert plan_dry_run(spec, nodes=[{"CPU": 1}]).spec_yaml == spec.to_yaml()
+
+
+def test_a_small_share_is_not_rounded_to_nothing(write):
+    text = MINIMAL.replace("{choice: [2, 4]}", "{int: [2, 5000]}")
+    spec = load_spec(write(text), ["budget.trainable_params=2k"])
+    assert "allows less than 0.1% of the space" in plan_dry_run(spec, nodes=[{"CPU": 1}]).text()
+
+
+def test_dry_run_without_the_number_of_classes(write):
+    spec = load_spec(write(), ["data={source: folder, path: .}"])
+    with pytest.raises(SpecError, match="give it a number"):
+        plan_dry_run(spec)
+    assert plan_dry_run(spec, num_classes=4, nodes=[{"CPU": 1}]).summary.smallest == 516
+
+
+def test_dry_run_where_no_group_fits(write):
+    spec = load_spec(write(), ["resources.workers_per_group=4"])
+    with pytest.raises(SearchError, match="not one worker group"):
+        plan_dry_run(spec, nodes=[{"CPU": 2}])
