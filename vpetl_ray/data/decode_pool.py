@@ -158,8 +158,8 @@ class _Worker:
             timer.cancel()
 
     def _ask(self, path: str) -> Outcome:
-        assert self._process.stdin is not None  # noqa: S101
-        assert self._process.stdout is not None  # noqa: S101
+        assert self._process.stdin is not None
+        assert self._process.stdout is not None
         self._process.stdin.write(json.dumps({"path": path}).encode() + b"\n")
         self._process.stdin.flush()
         header = json.loads(self._process.stdout.readline() or b"?")
@@ -174,7 +174,7 @@ class _Worker:
     def _wait_until_ready(self) -> None:
         if self._is_ready:
             return
-        assert self._process.stdout is not None  # noqa: S101
+        assert self._process.stdout is not None
         if not self._process.stdout.readline():
             self._process.wait()
             self._stderr.seek(0)
