@@ -51,7 +51,9 @@ class WorkerGroups:
         self._num_running = plan.num_groups
         self._is_closing = False
         self._threads = [
-            threading.Thread(target=self._run, args=(group,), name=f"group{group}", daemon=True)
+            threading.Thread(
+                target=self._run, args=(group,), name=f"vpetl-group{group}", daemon=True
+            )
             for group in range(plan.num_groups)
         ]
         for thread in self._threads:
@@ -81,6 +83,8 @@ class WorkerGroups:
         Trials that run are cancelled after their epoch; a group that takes longer than
         `CLOSE_SECONDS` for that is killed. May be called again.
         """
+        if self._is_closing:
+            return
         self._is_closing = True
         try:
             ray.get(self._dispatcher.close.remote())
