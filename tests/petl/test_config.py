@@ -25,7 +25,7 @@ BAD = {
     "stage 0": ({**PATT, "stages": [0]}, "patt.stages: must be a whole number of at least 1"),
     "stages that are no list": ({**PATT, "stages": "12"}, "must be a list of stages"),
     "placement": (
-        {"name": "adapter", "d_bottle": 2, "placement": "paralel"},
+        {"name": "adapter", "d_bottle": 2, "placement": "parallels"},
         "did you mean 'parallel'?",
     ),
 }

@@ -10,7 +10,6 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.nn.parallel import DistributedDataParallel
 
 from vpetl_ray.errors import DataError, VpetlError
 from vpetl_ray.petl.attach import Attached
@@ -19,6 +18,8 @@ from vpetl_ray.petl.seeding import seeded
 from vpetl_ray.training.clips import ClipSource
 from vpetl_ray.training.evaluation import Evaluation, evaluate, evaluate_inputs
 from vpetl_ray.training.features import FeatureCache, Inputs, autocast
+from vpetl_ray.training.network import wrap_network
+from vpetl_ray.training.optimizer import copy_to_cpu, make_optimizer
 from vpetl_ray.training.recipe import Recipe, learning_rate_factor
 
 __all__ = ["EpochResult", "Evaluation", "FineTuning", "TrainingDiverged", "evaluate"]
@@ -112,8 +113,8 @@ class FineTuning:
         self._train, self._val = (self._inputs(source) for source in (train, val))
         self._labels = train.labels.to(self._device)
         self._learning_rate = recipe.probe_learning_rate if self.is_probe else recipe.learning_rate
-        self._optimizer = _make_optimizer(attached, recipe, self._learning_rate)
-        self._network = self._wrap()
+        self._optimizer = make_optimizer(attached, recipe, self._learning_rate)
+        self._network = wrap_network(self.model, attached.first_depth, world_size)
         self.model.set_drop_path(recipe.drop_path)
 
     @property
@@ -155,7 +156,7 @@ class FineTuning:
         return {
             "epoch": self.epoch,
             "trainable": self.attached.state_dict(),
-            "optimizer": _to_cpu(self._optimizer.state_dict()),
+            "optimizer": copy_to_cpu(self._optimizer.state_dict()),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -248,15 +249,6 @@ class FineTuning:
                 f"try a smaller learning rate than {self._learning_rate:g}"
             )
 
-    def _wrap(self) -> nn.Module:
-        network = _Suffix(self.model, self.attached.first_depth)
-        if self.world_size == 1:
-            return network
-        # Every rank has attached with the same seed to the same weights: nothing to send around.
-        return DistributedDataParallel(
-            network, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
-        )
-
     @contextlib.contextmanager
     def _seeded_depth(self, epoch: int) -> Iterator[None]:
         """Stochastic depth draws from the global generator: seed it, and leave it as it was."""
@@ -269,31 +261,6 @@ class FineTuning:
             yield
 
 
-class _Suffix(nn.Module):
-    """The part of the model that changes, as the module that DDP wants."""
-
-    def __init__(self, model: Backbone, depth: int) -> None:
-        super().__init__()
-        self.model = model
-        self.depth = depth
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.model.forward_suffix(x, self.depth)
-
-
-def _make_optimizer(
-    attached: Attached, recipe: Recipe, learning_rate: float
-) -> torch.optim.Optimizer:
-    parameters = list(attached.trainable.values())
-    groups = [
-        {"params": [p for p in parameters if p.dim() > 1], "weight_decay": recipe.weight_decay},
-        {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
-    ]
-    if recipe.optimizer == "sgd":
-        return torch.optim.SGD(groups, lr=learning_rate, momentum=recipe.momentum, fused=True)
-    return torch.optim.AdamW(groups, lr=learning_rate, fused=True)
-
-
 def _check_clips(model: Backbone, train: ClipSource, val: ClipSource) -> None:
     num_classes = model.head.out_features
     for name, source in (("training", train), ("validation", val)):
@@ -304,14 +271,3 @@ def _check_clips(model: Backbone, train: ClipSource, val: ClipSource) -> None:
                 f"a {name} clip has label {int(source.labels.max())}, "
                 f"but the classifier has {num_classes} classes"
             )
-
-
-def _to_cpu(value: Any) -> Any:
-    """Copy a nest of dicts and lists, so that later steps do not change it."""
-    if isinstance(value, Tensor):
-        return value.detach().cpu().clone()
-    if isinstance(value, dict):
-        return {key: _to_cpu(item) for key, item in value.items()}
-    if isinstance(value, list):
-        return [_to_cpu(item) for item in value]
-    return value

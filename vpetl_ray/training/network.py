@@ -1,0 +1,33 @@
+"""The part of the model that changes, alone or shared by the workers of a group."""
+
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from vpetl_ray.petl.method import Backbone
+
+
+class Suffix(nn.Module):
+    """From what enters stage `depth` + 1 to logits, as the module that DDP wants."""
+
+    def __init__(self, model: Backbone, depth: int) -> None:
+        super().__init__()
+        self.model = model
+        self.depth = depth
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(B, ...) as `forward_prefix` gives it to logits (B, K)."""
+        return self.model.forward_suffix(x, self.depth)
+
+
+def wrap_network(model: Backbone, depth: int, world_size: int) -> nn.Module:
+    """Average gradients over the workers where there are several.
+
+    Every rank has attached with the same seed to the same weights, so nothing is sent around at
+    the start: wrapping takes milliseconds, however large the frozen part is.
+    """
+    network = Suffix(model, depth)
+    if world_size == 1:
+        return network
+    return DistributedDataParallel(
+        network, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
+    )
