@@ -76,7 +76,7 @@ class Interruption:
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
-class _StopWhen(NotSaved, tune.Stopper):  # type: ignore[misc]
+class _StopWhen(NotSaved, tune.Stopper):
     """Ends Tune's loop once `event` is set, trials and all."""
 
     def __init__(self, event: threading.Event) -> None:
@@ -91,7 +91,7 @@ class _StopWhen(NotSaved, tune.Stopper):  # type: ignore[misc]
 
 def run_trials(
     study: BudgetedStudy,
-    dispatcher: ActorHandle,
+    dispatcher: ActorHandle[Any],
     *,
     num_trials: int,
     num_concurrent: int,
@@ -131,7 +131,7 @@ def run_trials(
 
 def _tuner(
     searcher: ParetoSearcher,
-    dispatcher: ActorHandle,
+    dispatcher: ActorHandle[Any],
     num_concurrent: int,
     scratch: Path,
     stop: threading.Event,
@@ -186,7 +186,7 @@ def _quiet_tune() -> Iterator[None]:
 
 def measure_test(
     study: BudgetedStudy,
-    dispatcher: ActorHandle,
+    dispatcher: ActorHandle[Any],
     read_tensors: Callable[[TrialRecord], bytes],
     *,
     on_record: Callable[[TrialRecord], None],

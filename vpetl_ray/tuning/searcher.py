@@ -51,7 +51,7 @@ class _LiveTrial:
     group: int | None = None
 
 
-class ParetoSearcher(NotSaved, Searcher):  # type: ignore[misc]
+class ParetoSearcher(NotSaved, Searcher):
     """Hands out at most `num_trials` proposals and keeps the books of those that run.
 
     Args:
@@ -69,7 +69,7 @@ class ParetoSearcher(NotSaved, Searcher):  # type: ignore[misc]
     def __init__(
         self,
         study: BudgetedStudy,
-        dispatcher: ActorHandle,
+        dispatcher: ActorHandle[Any],
         *,
         num_trials: int,
         deadline: float | None = None,
@@ -105,7 +105,7 @@ class ParetoSearcher(NotSaved, Searcher):  # type: ignore[misc]
         """Tune asks whether its own metric and space can be used: ours are set already."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | None:
+    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         """The next trial for Tune, or FINISHED."""
         is_late = self._deadline is not None and self._clock() >= self._deadline
         if self._num_left <= 0 or is_late or self._is_interrupted:
@@ -150,7 +150,7 @@ class ParetoSearcher(NotSaved, Searcher):  # type: ignore[misc]
         state, reason = self._state_of(result or {}, error)
         record = self._record(live, state, reason)
         if state is TrialState.COMPLETE:
-            tensors = ray.get(self._dispatcher.final.remote(live.proposal.id))
+            tensors: Any = ray.get(self._dispatcher.final.remote(live.proposal.id))
             self._keep_tensors(record, tensors)
         self._study.tell(record)
         self._dispatcher.forget.remote(live.proposal.id)

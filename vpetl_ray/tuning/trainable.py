@@ -47,8 +47,12 @@ class TrialTrainable(tune.Trainable):
     group wait for Tune's loop, and one with a scheduler waits only where a decision is due.
     """
 
-    def setup(self, config: dict[str, Any], dispatcher: ActorHandle | None = None) -> None:
+    _epoch: int
+    _top1: float
+
+    def setup(self, config: dict[str, Any], dispatcher: ActorHandle[Any] | None = None) -> None:
         """Follow the trial that `config` names; called once in an actor's life."""
+        assert dispatcher is not None
         self._dispatcher = dispatcher
         self._follow(config)
 
@@ -59,10 +63,11 @@ class TrialTrainable(tune.Trainable):
 
     def step(self) -> dict[str, Any]:
         """Wait for news of the trial and hand them to Tune."""
-        assert self._dispatcher is not None
         if self._epoch:
             self._dispatcher.grant.remote(self._id, granted_until(self._epoch, self._rungs))
-        messages = ray.get(self._dispatcher.next_results.remote(self._id))
+        messages: list[EpochReport | Outcome] = ray.get(
+            self._dispatcher.next_results.remote(self._id)
+        )
         reports = [message for message in messages if isinstance(message, EpochReport)]
         outcome = next((message for message in messages if isinstance(message, Outcome)), None)
         if reports:
