@@ -16,7 +16,7 @@ import torch
 
 from tests.data.conftest import VideoMaker, one_split
 from vpetl_ray.data import clip_build
-from vpetl_ray.data.clip_build import BuildProgress, build_clip_store
+from vpetl_ray.data.clip_build import BuildProgress, build_clip_store, discard_damaged_store
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import ClipSpec, ViewSpec
 from vpetl_ray.data.data_set import DataSet
@@ -159,6 +159,15 @@ def test_a_cut_off_or_missing_file_is_named(data_set: DataSet, tmp_path: Path, n
     (path / name).unlink()
     with pytest.raises(DataError, match=name):
         ClipStore.open(path)
+
+
+def test_only_a_store_that_is_still_damaged_is_discarded(data_set: DataSet, tmp_path: Path) -> None:
+    path = build(data_set, tmp_path).path
+    discard_damaged_store(path)  # another process built it again in the meantime
+    ClipStore.open(path).verify()
+    (path / "train.arrow").write_bytes(b"")
+    discard_damaged_store(path)
+    assert entries(tmp_path) == []
 
 
 def test_an_edited_manifest_is_noticed(data_set: DataSet, tmp_path: Path) -> None:

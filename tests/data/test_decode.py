@@ -86,6 +86,17 @@ def test_frames_too_large_to_hold_are_read_one_by_one(
     np.testing.assert_array_equal(decode_clip(str(path), spec), held)
 
 
+def test_a_long_webm_is_not_held_as_a_whole(
+    tmp_path: Path, make_video: VideoMaker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = make_video(tmp_path / "long.webm", num_frames=100, codec="libvpx")
+    spec = ClipSpec(frames=4, stride=2, short_side=32)
+    assert_frames(decode_clip(str(path), spec), sample_indices(100, spec))
+    monkeypatch.setattr(decode, "_MAX_HELD_BYTES", 50 * 48 * 32 * 3)
+    monkeypatch.setattr(decode, "EncodedVideoPyAV", None)  # it would hold all 100
+    assert_frames(decode_clip(str(path), spec), sample_indices(100, spec))
+
+
 @pytest.mark.parametrize(
     ("width", "height", "expected"),
     [(48, 32, (24, 36)), (32, 48, (36, 24)), (49, 33, (24, 36)), (24, 24, (24, 24))],
@@ -100,11 +111,18 @@ def test_the_short_side_is_scaled_and_proportions_kept(
     assert clip.shape == (2, *expected, 3)
 
 
-def test_variable_frame_rate_gives_frames_in_order(tmp_path: Path, make_video: VideoMaker) -> None:
-    pts = [0, 1, 2, 9, 10, 20, 21, 22, 40, 41, 42, 43]
-    path = make_video(tmp_path / "vfr.mkv", pts=pts)
-    clip = decode_clip(str(path), ClipSpec(frames=6, stride=2, short_side=32))
-    assert_frames(clip, [0, 2, 4, 6, 8, 10])
+@pytest.mark.parametrize("name", ["vfr.mkv", "vfr.mp4"])
+def test_frames_of_a_variable_rate_are_counted(
+    tmp_path: Path, make_video: VideoMaker, name: str
+) -> None:
+    short = [0, 1, 2, 9, 10, 20, 21, 22, 40, 41, 42, 43]
+    path = make_video(tmp_path / name, pts=short)
+    spec = ClipSpec(frames=6, stride=2, short_side=32)
+    assert_frames(decode_clip(str(path), spec), [0, 2, 4, 6, 8, 10])
+    # Slow in the middle: as many seconds as the clip would last hold fewer frames.
+    long = [*range(30), *range(30, 230, 10), *range(230, 260)]
+    path = make_video(tmp_path / f"long_{name}", pts=long, num_frames=80)
+    assert_frames(decode_clip(str(path), spec), sample_indices(80, spec))
 
 
 def test_an_avi_cut_off_in_the_middle_gives_what_is_there(

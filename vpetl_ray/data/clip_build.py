@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpetl_ray.data.clip_file import ClipWriter, FileSeal
+from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import ClipSpec
 from vpetl_ray.data.data_set import DataSet, Split
 from vpetl_ray.data.decode_pool import DecodePool
@@ -90,10 +91,16 @@ def build_clip_store(
     return final
 
 
-def discard_clip_store(path: Path) -> None:
-    """Delete a store that was found damaged; processes that have it mapped keep their pages."""
+def discard_damaged_store(path: Path) -> None:
+    """Delete a store that was found damaged, unless another process has built it again by now.
+
+    Processes that have the old one mapped keep their pages.
+    """
     with _explained(path), file_lock(path.parent / f".{path.name}.lock"):
-        _discard(path)
+        try:
+            ClipStore.open(path).verify()
+        except DataError:
+            _discard(path)
 
 
 class _Build:

@@ -39,6 +39,8 @@ class _Header:
     """None where the container does not say; it may also be wrong."""
     rate: Fraction | None
     """Frames a second."""
+    is_timed: bool
+    """Whether the stream says how long it is; pytorchvideo holds all of one that does not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +109,10 @@ def _read_header(path: str) -> _Header:
             stream = container.streams.video[0]
             rate = stream.average_rate or stream.guessed_rate
             num_frames = stream.frames or None
-            if not num_frames and rate and stream.duration and stream.time_base:
-                num_frames = max(1, round(stream.duration * stream.time_base * rate))
+            seconds = _duration(container, stream)
+            if not num_frames and rate and seconds:
+                num_frames = max(1, round(seconds * rate))
+            is_timed = stream.duration is not None
             height, width = stream.height, stream.width
     except (OSError, ValueError, av.error.FFmpegError) as error:
         raise UnreadableVideoError(f"it cannot be opened as a video: {_reason(error)}") from error
@@ -116,12 +120,23 @@ def _read_header(path: str) -> _Header:
         raise UnreadableVideoError(f"its frames have {width} x {height} pixels")
     if max(height, width) > _MAX_ASPECT * min(height, width):
         raise UnreadableVideoError(f"its frames of {width} x {height} pixels are only a strip")
-    return _Header(height=height, width=width, num_frames=num_frames, rate=rate)
+    return _Header(height=height, width=width, num_frames=num_frames, rate=rate, is_timed=is_timed)
+
+
+def _duration(
+    container: av.container.InputContainer, stream: av.video.stream.VideoStream
+) -> Fraction | None:
+    """Return the seconds that the stream, or else the container, says it lasts."""
+    if stream.duration and stream.time_base:
+        return Fraction(stream.duration * stream.time_base)
+    return Fraction(container.duration, av.time_base) if container.duration else None
 
 
 def _decode_with_pytorchvideo(path: str, header: _Header, spec: ClipSpec) -> torch.Tensor | None:
     """Return the clip's frames, or None where pytorchvideo finds none or would hold too many."""
     stretches = _stretches(header, spec)
+    if not header.is_timed and header.num_frames is None:
+        return None  # it may be hours, and pytorchvideo would hold them
     num_held = max(stretch.num_frames for stretch in stretches)
     if num_held * header.height * header.width * 3 > _MAX_HELD_BYTES:
         return None
@@ -142,10 +157,12 @@ def _stretches(header: _Header, spec: ClipSpec) -> list[_Stretch]:
     """Decide which parts of the video to decode.
 
     The whole of a short video is decoded and its frames counted, so that the choice does not hang
-    on what the header claims. Of a long one, only what the clip needs.
+    on what the header claims. Of a long one, only what the clip needs; unless the stream does not
+    say how long it is, when pytorchvideo decodes all of it in any case.
     """
     num_frames, rate = header.num_frames, header.rate
-    if not num_frames or not rate or num_frames <= 2 * spec.frames * spec.stride:
+    is_short = not num_frames or num_frames <= 2 * spec.frames * spec.stride
+    if not num_frames or not rate or is_short or not header.is_timed:
         end = Fraction(10**6)
         return [_Stretch(start=Fraction(0), end=end, num_frames=num_frames or 0, is_whole=True)]
     indices = sample_indices(num_frames, spec)
@@ -170,8 +187,10 @@ def _cut(video: EncodedVideoPyAV, stretch: _Stretch, spec: ClipSpec) -> torch.Te
         indices = sample_indices(num_frames, spec)
     elif spec.sampling == "uniform":
         indices = [0]
+    elif num_frames < stretch.num_frames:
+        return None  # a variable rate: seconds do not tell frames, so they have to be counted
     else:
-        indices = [(i * spec.stride) % num_frames for i in range(spec.frames)]
+        indices = [i * spec.stride for i in range(spec.frames)]
     picked: torch.Tensor = frames_CNHW[:, indices].permute(1, 2, 3, 0).to(torch.uint8)
     return picked
 

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpetl_ray.data.catalogue import open_data_set
-from vpetl_ray.data.clip_build import BuildProgress, build_clip_store, discard_clip_store
+from vpetl_ray.data.clip_build import BuildProgress, build_clip_store, discard_damaged_store
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import DataConfig, cache_root
 from vpetl_ray.data.data_set import DataSet
@@ -93,7 +93,7 @@ def prepare_store(
         store = _open_checked(path)
     except DataError as error:
         log.warning("%s; it is built again", error)
-        discard_clip_store(path)
+        discard_damaged_store(path)
         store = _open_checked(build())
     return PreparedStore(
         store=store,
