@@ -2,8 +2,8 @@
 
     python -m benchmarks.clip_store.bench [--quick]
 
-Two sets of real h264 files, made here: `demo` (the embedded demo's test split, 8 frames of 32 x 32)
-and `camera` (100 frames of 340 x 256 with moving texture, of which a clip takes 8, two apart).
+Two sets of real h264 files of moving texture, made here: `small` (8 frames of 32 x 32, the embedded
+demo's form) and `camera` (100 frames of 340 x 256, of which a clip takes 8, two apart).
 
 Decoding is what pytorchvideo's users write: `EncodedVideo.from_path`, `get_clip` of the clip's
 seconds, pick the frames, bytes. Reading is `StoredClips.batch`: bytes out of the mapped file into
@@ -27,7 +27,6 @@ import torch
 from pytorchvideo.data.encoded_video import EncodedVideo
 
 from benchmarks.report import Figure, print_figures, write_summary
-from vpetl_ray.data.catalogue import open_data_set
 from vpetl_ray.data.clip_build import build_clip_store
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import ClipSpec, ViewSpec
@@ -48,55 +47,52 @@ class Workload:
     """The clip's stretch of a video, for pytorchvideo."""
 
 
-def demo(folder: Path) -> Workload:
-    whole = open_data_set("demo", cache_root=folder)
-    data_set = DataSet(
-        name="demo",
-        root=whole.root,
-        classes=whole.classes,
-        splits={"test": whole.splits["test"]},
-    )
+def small(folder: Path, num_videos: int) -> Workload:
     return Workload(
-        name="demo",
-        data_set=data_set,
+        name="small",
+        data_set=make_videos(folder, num_videos, num_frames=8, width=32, height=32),
         spec=ClipSpec(frames=8, stride=1, short_side=32),
         view=ViewSpec(size=32, train_crop="centre", flip=0),
-        seconds=(0, 1000),
+        seconds=(0, 8 / RATE),
     )
 
 
 def camera(folder: Path, num_videos: int) -> Workload:
-    for index in range(num_videos):
-        write_moving_texture(folder / "camera" / f"{index:03d}.mp4", seed=index)
-    items = tuple(
-        VideoItem(path=str(path), label=0) for path in sorted((folder / "camera").glob("*.mp4"))
-    )
-    data_set = DataSet(
-        name="camera", root=folder / "camera", classes=("any",), splits={"train": items}
-    )
     first = (100 - 16 + 1) // 2
     return Workload(
         name="camera",
-        data_set=data_set,
+        data_set=make_videos(folder, num_videos, num_frames=100, width=340, height=256),
         spec=ClipSpec(frames=8, stride=2, short_side=256),
         view=ViewSpec(size=224, train_crop="random", flip=0.5),
         seconds=((first - 0.5) / RATE, (first + 14.5) / RATE),
     )
 
 
-def write_moving_texture(path: Path, *, seed: int, num_frames: int = 100) -> None:
+def make_videos(
+    folder: Path, num_videos: int, *, num_frames: int, width: int, height: int
+) -> DataSet:
+    root = folder / f"{width}x{height}"
+    root.mkdir()
+    items = tuple(
+        VideoItem(path=str(root / f"{index:03d}.mp4"), label=0) for index in range(num_videos)
+    )
+    for seed, item in enumerate(items):
+        write_moving_texture(item.path, seed, num_frames, width, height)
+    return DataSet(name=root.name, root=root, classes=("any",), splits={"train": items})
+
+
+def write_moving_texture(path: str, seed: int, num_frames: int, width: int, height: int) -> None:
     """Encode smoothed noise that drifts, with grain: about what a camera makes an encoder do."""
     rng = np.random.default_rng(seed)
-    coarse = rng.integers(0, 256, (40, 60, 3), dtype=np.uint8)
+    coarse = rng.integers(0, 256, (height // 12 + 10, width // 12 + 10, 3), dtype=np.uint8)
     texture = np.kron(coarse, np.ones((12, 12, 1), np.uint8)).astype(np.float32)
-    for axis in (0, 1):  # box blur
-        texture = sum(np.roll(texture, shift, axis) for shift in range(-6, 7)) / 13
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(path), "w") as container:
+    for axis in (0, 1):
+        texture = np.mean([np.roll(texture, shift, axis) for shift in range(-6, 7)], axis=0)
+    with av.open(path, "w") as container:
         stream = container.add_stream("libx264", rate=RATE, options={"preset": "veryfast"})
-        stream.width, stream.height, stream.pix_fmt = 340, 256, "yuv420p"
+        stream.width, stream.height, stream.pix_fmt = width, height, "yuv420p"
         for index in range(num_frames):
-            view = texture[index : index + 256, index : index + 340]
+            view = texture[index : index + height, index : index + width]
             image = np.clip(view + rng.normal(0, 4, view.shape), 0, 255).astype(np.uint8)
             container.mux(stream.encode(av.VideoFrame.from_ndarray(image, "rgb24")))
         container.mux(stream.encode())
@@ -119,7 +115,7 @@ def median_seconds(run: Callable[[int], object], indices: Sequence[int]) -> floa
     return statistics.median(times)
 
 
-def measure(work: Workload, folder: Path, num_clips: int, num_processes: int) -> list[Figure]:
+def measure(work: Workload, folder: Path, num_processes: int) -> list[Figure]:
     ticks = [time.perf_counter()]
     path = build_clip_store(
         work.data_set,
@@ -132,15 +128,15 @@ def measure(work: Workload, folder: Path, num_clips: int, num_processes: int) ->
     store = ClipStore.open(path)
     plain = ViewSpec(size=work.spec.short_side, train_crop="centre", flip=0)
     clips = store.split(split, plain)
-    order = np.random.default_rng(0).permutation(len(clips))[:num_clips].tolist()
+    order = np.random.default_rng(0).permutation(len(clips)).tolist()
     for index in order[:5]:
         check_same(clips, index, decode_as_users_do(items[index].path, work))
     decoding = median_seconds(lambda i: decode_as_users_do(items[i].path, work), order)
     fresh = ClipStore.open(path).split(split, plain)
     first = median_seconds(lambda i: fresh.batch([i], epoch=1, train=True), order)
     later = median_seconds(lambda i: fresh.batch([i], epoch=1, train=True), order * 3)
-    view = store.split("train", work.view) if "train" in work.data_set.splits else clips
-    seen = median_seconds(lambda i: view.batch([i], epoch=1, train=True), order * 2)
+    seen_clips = store.split(split, work.view)
+    seen = median_seconds(lambda i: seen_clips.batch([i], epoch=1, train=True), order * 2)
     batches = [order[i : i + 32] for i in range(0, len(order), 32)]
     rows = median_seconds(
         lambda b: fresh.batch(batches[b], epoch=1, train=True), range(len(batches))
@@ -175,12 +171,12 @@ def main() -> None:
     parser.add_argument("--processes", type=int, default=2)
     arguments = parser.parse_args()
     torch.set_num_threads(1)
-    num_clips = 20 if arguments.quick else 400
-    num_videos = 12 if arguments.quick else 64
+    sizes = (40, 12) if arguments.quick else (600, 64)
     figures = []
     with tempfile.TemporaryDirectory() as folder:
-        for work in (demo(Path(folder)), camera(Path(folder), num_videos)):
-            figures += measure(work, Path(folder), num_clips, arguments.processes)
+        for workload, num_videos in zip((small, camera), sizes, strict=True):
+            work = workload(Path(folder), num_videos)
+            figures += measure(work, Path(folder), arguments.processes)
     print_figures("Clip store", figures)
     if not arguments.quick:
         write_summary(Path(__file__).parent, figures)
