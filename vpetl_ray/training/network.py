@@ -28,6 +28,5 @@ def wrap_network(model: Backbone, depth: int, world_size: int) -> nn.Module:
     network = Suffix(model, depth)
     if world_size == 1:
         return network
-    return DistributedDataParallel(
-        network, broadcast_buffers=False, init_sync=False, gradient_as_bucket_view=True
-    )
+    # The backbones have no buffers, so `broadcast_buffers` (deprecated) can be left alone.
+    return DistributedDataParallel(network, init_sync=False, gradient_as_bucket_view=True)
