@@ -113,6 +113,7 @@ def test_features_are_what_the_frozen_prefix_gives_whatever_the_mode(
     features = FeatureCache().get(inputs, train=True, batch_size=7)
     assert features is not None
     assert model.training
+    model.eval()
     again = inputs.batch(torch.arange(len(train)), epoch=1, train=True)
     assert torch.allclose(features, again, atol=1e-5)
     model.set_drop_path(0.0)

@@ -35,21 +35,18 @@ class Inputs:
     """(N, ...) what `FeatureCache.get` gave; None reads clips and runs the frozen prefix."""
 
     def batch(self, indices: Sequence[int] | Tensor, *, epoch: int, train: bool) -> Tensor:
-        """(B, ...) what enters stage depth + 1, on the device, without gradient."""
+        """(B, ...) what enters stage depth + 1, on the device, without gradient.
+
+        The frozen prefix must be in evaluation mode; changing modes at every step is too slow.
+        """
         if self.features is not None:
             return self.features[torch.as_tensor(indices, device=self.device)]
         clips_u8 = self.source.batch(indices, epoch=epoch, train=train)
         video = clips_to_input(clips_u8.to(self.device, non_blocking=True))
         if self.depth == 0:
             return video
-        was_training = self.model.training
-        if was_training:
-            self.model.eval()
         with torch.no_grad(), autocast(self.device, self.precision):
-            x = self.model.forward_prefix(video, self.depth)
-        if was_training:
-            self.model.train()
-        return x
+            return self.model.forward_prefix(video, self.depth)
 
 
 class FeatureCache:
@@ -103,6 +100,14 @@ class FeatureCache:
         self._entries.clear()
 
     def _compute(self, inputs: Inputs, *, train: bool, batch_size: int) -> Tensor | None:
+        was_training = inputs.model.training
+        inputs.model.eval()
+        try:
+            return self._run_prefix(inputs, train=train, batch_size=batch_size)
+        finally:
+            inputs.model.train(was_training)
+
+    def _run_prefix(self, inputs: Inputs, *, train: bool, batch_size: int) -> Tensor | None:
         num_clips = len(inputs.source)
         features: Tensor | None = None
         for start in range(0, num_clips, batch_size):

@@ -194,7 +194,7 @@ class FineTuning:
         order = torch.randperm(len(self._labels), generator=shuffle)
         batches = torch.split(order, self._batch_size)
         losses = torch.zeros(self._steps, device=self._device)
-        self.model.train()
+        self._set_modes()
         with self._seeded_depth(epoch):
             for step in range(self._steps):
                 self._set_learning_rate((epoch - 1) * self._steps + step)
@@ -202,6 +202,12 @@ class FineTuning:
                 if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self._steps:
                     self._check_finite(losses, epoch, step)
         return float(losses.mean())
+
+    def _set_modes(self) -> None:
+        """Train above the frozen part only: below, nothing is random."""
+        self.model.train()
+        for site, block in self.model.block_modules():
+            block.train(site.stage > self.attached.first_depth)
 
     def _step(self, batch: Tensor, epoch: int) -> Tensor:
         indices = batch.tensor_split(self.world_size)[self.rank]
