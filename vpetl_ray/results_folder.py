@@ -53,9 +53,12 @@ def claimed(directory: Path, spec: SearchSpec) -> Iterator[None]:
     """Make the folder, write the resolved spec, and keep other searches out while in the block.
 
     Raises:
-        SpecError: another process is searching in it now.
+        SpecError: it cannot be made, or another process is searching in it now.
     """
-    directory.mkdir(parents=True, exist_ok=True)
+    try:
+        directory.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise SpecError(f"--out: {directory} cannot be made: {error.strerror}") from error
     with (directory / _LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)

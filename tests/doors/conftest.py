@@ -15,7 +15,7 @@ SPEC = """\
 name: tiny
 seed: 3
 data: {source: folder, path: videos, frames: 4, stride: 1, size: 32, train_crop: centre, flip: 0}
-backbone: {arch: swin3d_nano, weights: /tmp/nano.safetensors}
+backbone: {arch: swin3d_nano, weights: demo}
 petl:
   patt:
     targets: {subset: [q, k, v]}

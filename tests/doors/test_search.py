@@ -13,6 +13,8 @@ import pandas as pd
 import pytest
 from mlflow.tracking import MlflowClient
 
+from vpetl_ray.errors import SpecError
+from vpetl_ray.results_folder import check_folder, claimed
 from vpetl_ray.spec.load import load_spec
 
 
@@ -191,6 +193,26 @@ def test_resume_without_a_search_says_so(run, spec_file):
     assert "there is no search in" in done.stderr
 
 
+def test_two_searches_in_one_folder_are_refused(spec_file, tmp_path):
+    spec = load_spec(spec_file)
+    with claimed(tmp_path / "results", spec):
+        other = (
+            "from pathlib import Path; from vpetl_ray.results_folder import claimed;"
+            "from vpetl_ray.spec.load import load_spec;"
+            f"claimed(Path({str(tmp_path / 'results')!r}), load_spec({str(spec_file)!r})).__enter__()"
+        )
+        done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+    assert "another search is running" in done.stderr
+
+
+def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(spec_file):
+    with (
+        pytest.raises(SpecError, match="cannot be made"),
+        claimed(Path("/proc/vpetl_results"), load_spec(spec_file)),
+    ):
+        pass
+
+
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
 def test_no_write_permission_is_said_before_anything_is_done(run, spec_file, tmp_path):
     locked = tmp_path / "locked"
@@ -198,3 +220,14 @@ def test_no_write_permission_is_said_before_anything_is_done(run, spec_file, tmp
     done = run("search", spec_file, "--out", locked / "results")
     assert done.returncode == 2
     assert "no permission to write" in done.stderr
+
+
+def test_resume_with_another_spec_is_refused_naming_the_difference(spec_file, tmp_path):
+    spec = load_spec(spec_file)
+    with claimed(tmp_path / "results", spec):
+        (tmp_path / "results" / "study.db").touch()
+    more_trials = load_spec(spec_file, ["search.trials=50"])
+    check_folder(tmp_path / "results", more_trials, resume=True)
+    changed = load_spec(spec_file, ["training.epochs=9"])
+    with pytest.raises(SpecError, match="training.epochs: was 2, is 9"):
+        check_folder(tmp_path / "results", changed, resume=True)
