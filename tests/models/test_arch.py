@@ -6,13 +6,13 @@ import torch
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import ARCHS, SwinArch, count_backbone, get_arch
-from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models.build import build_model
 
 
 @pytest.mark.parametrize("name", ARCHS)
 def test_counted_parameters_equal_those_of_the_built_model(name):
     with torch.device("meta"):
-        model = VideoSwin(get_arch(name), 7)
+        model = build_model(get_arch(name), 7)
     built = sum(p.numel() for p in model.parameters()) - sum(
         p.numel() for p in model.head.parameters()
     )

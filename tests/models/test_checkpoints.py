@@ -10,8 +10,8 @@ from safetensors.torch import load_file, save_file
 from vpetl_ray.errors import CheckpointError
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.checkpoints import load_backbone, save_backbone, weights_fingerprint
+from vpetl_ray.models.swin_weights import resize_table
 from vpetl_ray.models.video_swin import VideoSwin
-from vpetl_ray.models.weight_formats import resize_table
 
 VIDEO = (1, 3, 8, 24, 24)
 

@@ -1,31 +1,32 @@
 """Weights in and out of a backbone. Every failure is one CheckpointError that says what to do.
 
-A file is read (`weight_files`), its keys are put into our names (`weight_formats`), compared with
-what the architecture needs, and only then copied: a refused file leaves the model as it was.
+A file is read (`weight_files`), its keys are put into our names by the family that it is of
+(`swin_weights`), compared with what the architecture needs, and only then copied:
+a refused file leaves the model as it was.
 """
 
 import hashlib
 import json
 import os
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from vpetl_ray.errors import CheckpointError
-from vpetl_ray.models import weight_formats as formats
-from vpetl_ray.models.arch import SwinArch
-from vpetl_ray.models.video_swin import VideoSwin
-from vpetl_ray.models.weight_checks import (
-    HEAD,
-    check_family,
-    check_head,
-    check_keys,
-    check_values,
-)
+from vpetl_ray.models.arch import Arch, SwinArch, arch_from_dict, arch_to_dict
+from vpetl_ray.models.backbone import Backbone
+from vpetl_ray.models.build import build_model
+from vpetl_ray.models.swin_weights import SwinWeights
+from vpetl_ray.models.weight_checks import check_head, check_keys, check_network, check_values
+from vpetl_ray.models.weight_family import HEAD, OURS, Network, WeightFamily
 from vpetl_ray.models.weight_files import read_weight_file
+
+FAMILIES: Mapping[type[Arch], WeightFamily[Any]] = {SwinArch: SwinWeights()}
+"""Each family's numbers, and how its weights are read."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,7 +36,7 @@ class LoadReport:
     path: str
     """Absolute path of the file."""
     format: str
-    """Which kind of file it is, one of the names in `weight_formats`."""
+    """Which kind of file it is, as `swin_weights` and `vit_weights` name them."""
     num_tensors: int
     """Tensors copied into the model."""
     num_parameters: int
@@ -51,7 +52,7 @@ class LoadReport:
 
 
 def load_backbone(
-    model: VideoSwin, path: str | os.PathLike[str], *, load_head: bool = False
+    model: Backbone, path: str | os.PathLike[str], *, load_head: bool = False
 ) -> LoadReport:
     """Copy the weights of a file into `model`, keeping the model's dtype and device.
 
@@ -85,7 +86,7 @@ def load_backbone(
         format=found,
         num_tensors=len(tensors),
         num_parameters=sum(tensor.numel() for tensor in tensors.values()),
-        dtype=str(tensors["norm.weight"].dtype).removeprefix("torch."),
+        dtype=str(tensors["patch_embed.proj.weight"].dtype).removeprefix("torch."),
         has_loaded_head=load_head,
         notes=tuple(notes),
         metadata=metadata,
@@ -93,7 +94,7 @@ def load_backbone(
 
 
 def save_backbone(
-    model: VideoSwin,
+    model: Backbone,
     path: str | os.PathLike[str],
     *,
     metadata: Mapping[str, str] | None = None,
@@ -122,9 +123,9 @@ def save_backbone(
     stored = {key: tensor.to("cpu", dtype).contiguous() for key, tensor in tensors.items()}
     about = {
         **(metadata or {}),
-        "format": formats.OURS,
+        "format": OURS,
         "version": "1",
-        "arch": json.dumps(asdict(model.arch)),
+        "arch": json.dumps(arch_to_dict(model.arch)),
     }
     partial = path.with_name(f"{path.name}.{os.getpid()}.partial")
     try:
@@ -136,9 +137,7 @@ def save_backbone(
     return path
 
 
-def weights_fingerprint(
-    source: VideoSwin | str | os.PathLike[str], arch: SwinArch | None = None
-) -> str:
+def weights_fingerprint(source: Backbone | str | os.PathLike[str], arch: Arch | None = None) -> str:
     """Sha-256 (hex) over the names, shapes and float32 values of the backbone, without classifier.
 
     A model and the file it was loaded from have the same one, whatever the file's format and
@@ -155,7 +154,7 @@ def weights_fingerprint(
     """
     tensors = (
         _backbone_tensors(source)
-        if isinstance(source, VideoSwin)
+        if isinstance(source, Backbone)
         else _file_tensors(Path(source).expanduser().absolute(), arch)
     )
     digest = hashlib.sha256()
@@ -166,7 +165,7 @@ def weights_fingerprint(
     return digest.hexdigest()
 
 
-def _file_tensors(path: Path, arch: SwinArch | None) -> dict[str, Tensor]:
+def _file_tensors(path: Path, arch: Arch | None) -> dict[str, Tensor]:
     raw, metadata = read_weight_file(path)
     arch = arch or _told_arch(path, raw, metadata)
     _, tensors, _ = _fit(path, raw, metadata, arch)
@@ -175,43 +174,56 @@ def _file_tensors(path: Path, arch: SwinArch | None) -> dict[str, Tensor]:
     return tensors
 
 
-def _told_arch(path: Path, raw: Mapping[str, Tensor], metadata: Mapping[str, str]) -> SwinArch:
+def _told_arch(path: Path, raw: Mapping[str, Tensor], metadata: Mapping[str, str]) -> Arch:
     """Tell the architecture of a file: our own say it, others by their shapes."""
-    if metadata.get("format") == formats.OURS:
+    if metadata.get("format") == OURS:
         try:
-            return SwinArch.from_dict(json.loads(metadata["arch"]))
+            return arch_from_dict(json.loads(metadata["arch"]))
         except (KeyError, TypeError, ValueError) as error:
             raise CheckpointError(f"{path}: its metadata names no architecture") from error
-    _, tensors = formats.canonical(raw, metadata)
-    arch = formats.known_arch(tensors)
-    if arch is None:
-        raise CheckpointError(f"{path}: fits no known architecture; say which it is")
-    return arch
+    for family in FAMILIES.values():
+        arch: Arch | None = family.known_arch(family.canonical(raw, metadata)[1])
+        if arch is not None:
+            return arch
+    raise CheckpointError(f"{path}: fits no known architecture; say which it is")
 
 
 def _fit(
-    path: Path, raw: Mapping[str, Tensor], metadata: Mapping[str, str], arch: SwinArch
+    path: Path, raw: Mapping[str, Tensor], metadata: Mapping[str, str], arch: Arch
 ) -> tuple[str, dict[str, Tensor], list[str]]:
     """Give the format, the tensors in our names and sizes, and notes on what was changed."""
-    found, tensors = formats.canonical(raw, metadata)
-    check_family(path, tensors, arch)
-    notes = []
-    if found == formats.IMAGE:
-        tensors = formats.inflate(tensors, arch)
-        notes.append("2D weights were inflated over time")
-    else:
-        tensors, source = formats.fit_window(tensors, arch)
-        if source:
-            notes.append(f"position tables of window {source} were fitted to {arch.window_size}")
-    return found, tensors, notes
+    family = FAMILIES[type(arch)]
+    found, tensors = family.canonical(raw, metadata)
+    asked = family.network_of_arch(arch)
+    check_network(path, _network(path, raw, metadata, family), asked, arch.name)
+    try:
+        fitted, notes = family.fit(found, tensors, arch)
+    except CheckpointError as error:
+        raise CheckpointError(f"{path}: {error}") from error
+    return found, fitted, notes
 
 
-def _shapes(arch: SwinArch) -> dict[str, tuple[int, ...]]:
+def _network(
+    path: Path,
+    raw: Mapping[str, Tensor],
+    metadata: Mapping[str, str],
+    expected: WeightFamily[Any],
+) -> Network:
+    """Recognise the network of a file, most likely of the expected family."""
+    for family in (expected, *FAMILIES.values()):
+        network = family.network_of_weights(family.canonical(raw, metadata)[1])
+        if network is not None:
+            return network
+    keys = ", ".join(list(expected.canonical(raw, metadata)[1])[:5])
+    raise CheckpointError(f"{path}: these are no {expected.name} weights (first keys: {keys})")
+
+
+def _shapes(arch: Arch) -> dict[str, tuple[int, ...]]:
     """Name and shape of every backbone tensor, without the classifier."""
     with torch.device("meta"):
-        state = VideoSwin(arch, 1).state_dict()
+        state = build_model(arch, 1).state_dict()
     return {key: tuple(tensor.shape) for key, tensor in state.items() if key not in HEAD}
 
 
-def _backbone_tensors(model: VideoSwin) -> dict[str, Tensor]:
+def _backbone_tensors(model: Backbone) -> dict[str, Tensor]:
     return {key: model.get_parameter(key).detach() for key in _shapes(model.arch)}

@@ -6,39 +6,16 @@ Features are channels-last throughout: norms and linear layers then need no copy
 """
 
 from collections.abc import Iterable
-from math import prod
 
 from torch import Tensor, nn
 from torch.nn.functional import pad
 
-from vpetl_ray.models.arch import IN_CHANNELS, BlockSite, SwinArch
-from vpetl_ray.models.blocks import SwinBlock
-
-
-class PatchEmbed(nn.Module):
-    """Cut the video into patches and project each to a token: a convolution without overlap.
-
-    Fastest on clips that lie channels-last in memory, as `clips_to_input` gives them: the tokens
-    then come out channels-last too, without a copy. (A reshape and one matrix product in place of
-    the convolution took twice as long on CPU at 32 x 32, and as long at 224 x 224.)
-    """
-
-    def __init__(self, patch_size: tuple[int, int, int], dim: int) -> None:
-        super().__init__()
-        self.patch_size = patch_size
-        self.proj = nn.Conv3d(IN_CHANNELS, dim, kernel_size=patch_size, stride=patch_size)
-        self.norm = nn.LayerNorm(dim)
-
-    def forward(self, video_BCTHW: Tensor) -> Tensor:
-        """(B, C, T, H, W) to (B, T/pt, H/ph, W/pw, C'); a remainder is padded with zeros."""
-        pad_t, pad_h, pad_w = (
-            -size % patch
-            for size, patch in zip(video_BCTHW.shape[2:], self.patch_size, strict=True)
-        )
-        if pad_t or pad_h or pad_w:
-            video_BCTHW = pad(video_BCTHW, (0, pad_w, 0, pad_h, 0, pad_t))
-        x_BTHWC: Tensor = self.norm(self.proj(video_BCTHW).permute(0, 2, 3, 4, 1))
-        return x_BTHWC
+from vpetl_ray.models.arch_base import BlockSite
+from vpetl_ray.models.backbone import Backbone, initialise_linear
+from vpetl_ray.models.blocks import Block
+from vpetl_ray.models.patch_embed import PatchEmbed
+from vpetl_ray.models.swin_arch import SwinArch
+from vpetl_ray.models.window_attention import WindowAttention
 
 
 class PatchMerging(nn.Module):
@@ -76,11 +53,10 @@ class Stage(nn.Module):
         return x_BTHWC if self.downsample is None else self.downsample(x_BTHWC)
 
 
-class VideoSwin(nn.Module):
-    """The backbone with its classifier.
+class VideoSwin(Backbone):
+    """Video Swin with its classifier.
 
-    For every depth d in 0..num_stages, `forward(video)` equals
-    `forward_suffix(forward_prefix(video, d), d)`: what is frozen below d can be computed once.
+    Between stages tokens stand on their grid, (B, T, H, W, C).
 
     Args:
         arch: the numbers.
@@ -89,11 +65,13 @@ class VideoSwin(nn.Module):
 
     """
 
+    arch: SwinArch
+
     def __init__(self, arch: SwinArch, num_classes: int, *, drop_path: float = 0.0) -> None:
         super().__init__()
         self.arch = arch
         self.num_classes = num_classes
-        self.patch_embed = PatchEmbed(arch.patch_size, arch.embed_dim)
+        self.patch_embed = PatchEmbed(arch.patch_size, arch.embed_dim, has_norm=True)
         self.layers = nn.ModuleList(
             Stage(
                 [site for site in arch.blocks() if site.stage == stage],
@@ -107,63 +85,34 @@ class VideoSwin(nn.Module):
         self.set_drop_path(drop_path)
         _initialise(self)
 
-    def block_modules(self) -> list[tuple[BlockSite, SwinBlock]]:
-        """Every block with where it stands, in order of depth."""
-        blocks = [module for module in self.modules() if isinstance(module, SwinBlock)]
-        return list(zip(self.arch.blocks(), blocks, strict=True))
+    def embed(self, video_BCTHW: Tensor) -> Tensor:
+        """(B, 3, T, H, W) to tokens (B, T, H, W, C)."""
+        x_BTHWC: Tensor = self.patch_embed(video_BCTHW)
+        return x_BTHWC
 
-    def set_drop_path(self, rate: float) -> None:
-        """Set stochastic depth: 0 at the first block, rising linearly to `rate` at the last."""
-        blocks = self.block_modules()
-        for site, block in blocks:
-            block.drop_path_rate = rate * site.index / max(len(blocks) - 1, 1)
+    def run_stage(self, x: Tensor, stage: int) -> Tensor:
+        """(B, T, H, W, C) to what enters the next stage."""
+        x_BTHWC: Tensor = self.layers[stage - 1](x)
+        return x_BTHWC
 
-    def forward(self, video_BCTHW: Tensor) -> Tensor:
-        """(B, 3, T, H, W), normalised, to logits (B, K)."""
-        return self.forward_suffix(video_BCTHW, 0)
-
-    def forward_prefix(self, video_BCTHW: Tensor, depth: int) -> Tensor:
-        """Compute what enters stage depth + 1, or at depth num_stages the classifier.
-
-        Depth 0 is the video itself; 1..num_stages-1 give (B, T, H, W, C); num_stages gives the
-        pooled features (B, num_features).
-        """
-        return self._run(video_BCTHW, 0, depth)
-
-    def forward_suffix(self, features: Tensor, depth: int) -> Tensor:
-        """Logits (B, K) from what `forward_prefix` gave at the same depth."""
-        logits_BK: Tensor = self.head(self._run(features, depth, self.arch.num_stages))
-        return logits_BK
-
-    def _run(self, x: Tensor, start: int, stop: int) -> Tensor:
-        for depth in range(start, stop):
-            if depth == 0:
-                x = self.patch_embed(x)
-            x = self.layers[depth](x)
-            if depth == self.arch.num_stages - 1:
-                x = self.norm(x).flatten(1, 3).mean(1)  # (B, num_features)
-        return x
+    def pool(self, x: Tensor) -> Tensor:
+        """Mean over the tokens: (B, T, H, W, C) to (B, C)."""
+        x_BTHWC: Tensor = self.norm(x)
+        return x_BTHWC.flatten(1, 3).mean(1)
 
 
-def _build_block(site: BlockSite, arch: SwinArch) -> SwinBlock:
+def _build_block(site: BlockSite, arch: SwinArch) -> Block:
     is_shifted = site.block % 2 == 0
     t, h, w = arch.window_size
     shift = (t // 2, h // 2, w // 2) if is_shifted else (0, 0, 0)
-    return SwinBlock(site.dim, site.num_heads, site.mlp_dim, arch.window_size, shift)
+    attn = WindowAttention(site.dim, site.num_heads, arch.window_size, shift)
+    return Block(attn, site.dim, site.mlp_dim)
 
 
 def _initialise(model: VideoSwin) -> None:
-    """Xavier weights and zero biases: small normal weights leave the nano on a plateau at times."""
+    initialise_linear(model)
+    model.patch_embed.initialise()
     for module in model.modules():
-        if isinstance(module, nn.Linear):
-            nn.init.xavier_uniform_(module.weight)
-            if module.bias is not None:
-                nn.init.zeros_(module.bias)
-    proj = model.patch_embed.proj
-    bound = (6.0 / (prod(proj.weight.shape[1:]) + proj.out_channels)) ** 0.5
-    nn.init.uniform_(proj.weight, -bound, bound)
-    if proj.bias is not None:
-        nn.init.zeros_(proj.bias)
-    for _, block in model.block_modules():
-        nn.init.trunc_normal_(block.attn.relative_position_bias_table, std=0.02)
+        if isinstance(module, WindowAttention):
+            nn.init.trunc_normal_(module.relative_position_bias_table, std=0.02)
     nn.init.trunc_normal_(model.head.weight, std=0.02)

@@ -7,25 +7,18 @@ import torch
 from torch import Tensor
 
 from vpetl_ray.errors import CheckpointError
-from vpetl_ray.models.arch import SwinArch
-from vpetl_ray.models.weight_formats import family_of_arch, family_of_weights
+from vpetl_ray.models.weight_family import HEAD, Network
 
-HEAD = ("head.weight", "head.bias")
 _SHOWN = 5
 """Keys a message names before it only counts."""
 _FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 
 
-def check_family(path: Path, tensors: Mapping[str, Tensor], arch: SwinArch) -> None:
-    """Refuse weights of another network, and say which one they are of."""
-    asked, found = family_of_arch(arch), family_of_weights(tensors)
-    if found is None:
-        keys = ", ".join(list(tensors)[:_SHOWN])
-        raise CheckpointError(f"{path}: these are no Swin weights (first keys: {keys})")
-    widths = (found.embed_dim, found.num_heads) != (asked.embed_dim, asked.num_heads)
-    if widths or (found != asked and found.names):
+def check_network(path: Path, found: Network, asked: Network, name: str) -> None:
+    """Refuse weights of another network than the one called `name`, and say which they are of."""
+    if found.widths != asked.widths or (found != asked and found.names):
         raise CheckpointError(
-            f"{path}: these weights are {found}, the spec asks for {arch.name} ({asked.numbers})"
+            f"{path}: these weights are {found}, the spec asks for {name} ({asked.numbers})"
         )
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import pad
 
-Size = tuple[int, int, int]
+from vpetl_ray.models.arch_base import Size
 
 BLOCKED = -100.0
 """Added to the score of two tokens that only the cyclic shift brought together."""

@@ -14,16 +14,15 @@ import torch
 from torch import nn
 
 from vpetl_ray.errors import VpetlError
-from vpetl_ray.models.arch import BlockSite, SwinArch
-from vpetl_ray.models.blocks import SwinBlock
-from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models import arch_base, backbone, blocks
+from vpetl_ray.models.arch import BlockSite
 from vpetl_ray.petl.checks import check_whole_number
 from vpetl_ray.petl.seeding import seeded
 
-# One family so far; with a second these become unions, and only the seams are relied upon.
-Arch = SwinArch
-Backbone = VideoSwin
-Block = SwinBlock
+# Of any family: methods rely on block sites and seams alone.
+Arch = arch_base.Arch
+Backbone = backbone.Backbone
+Block = blocks.Block
 
 
 @dataclass(frozen=True, kw_only=True)

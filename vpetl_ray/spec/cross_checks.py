@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 from vpetl_ray.data.config import DataConfig
 from vpetl_ray.data.demo_motion import TARGET_MOTIONS
 from vpetl_ray.errors import VpetlError
-from vpetl_ray.models.arch import SwinArch, get_arch
+from vpetl_ray.models.arch import Arch, get_arch
 from vpetl_ray.spec.kinds import Wrong, show
 from vpetl_ray.spec.leaves import Given
 from vpetl_ray.spec.search_spec import budget_mistake, flat_entry, space_tree, spaced
@@ -112,14 +112,14 @@ def _check_training(found: Findings) -> None:
             found.add(warmup, f"must be below training.epochs ({fewest:g}), got {longest:g}")
 
 
-def _check_weights(arch: SwinArch, found: Findings) -> None:
+def _check_weights(arch: Arch, found: Findings) -> None:
     path = ("backbone", "weights")
     if found.values.get(path) == DEMO_WEIGHTS and arch.name != DEMO_ARCH:
         text = f"the demo's weights are for {DEMO_ARCH}; give the checkpoint of {arch.name} by path"
         found.add(path, text)
 
 
-def _check_stages(arch: SwinArch, found: Findings) -> None:
+def _check_stages(arch: Arch, found: Findings) -> None:
     """Every stage that could be read must exist."""
     for name in _METHODS:
         path = ("petl", name, "stages")
@@ -147,7 +147,7 @@ def _stages_of(domain: Domain | None) -> Iterator[tuple[tuple[str | int, ...], i
                     yield from ((("choice", i), stage) for stage in option)
 
 
-def _check_start(arch: SwinArch, found: Findings) -> None:
+def _check_start(arch: Arch, found: Findings) -> None:
     """Every value of the user's own start configs must be a member of its domain."""
     path = ("search", "start")
     names: set[str] = set()
@@ -163,9 +163,7 @@ def _check_start(arch: SwinArch, found: Findings) -> None:
                 found.add(path, f"{'.'.join(keys)}: {text}", (i, *keys))
 
 
-def _start_mistake(
-    keys: tuple[str, ...], value: object, arch: SwinArch, found: Findings
-) -> str | None:
+def _start_mistake(keys: tuple[str, ...], value: object, arch: Arch, found: Findings) -> str | None:
     marker = _marker(keys)
     if marker is None:
         return "there is no such key"
@@ -201,7 +199,7 @@ def _marker(keys: tuple[str, ...]) -> Given | None:
     return next((entry for entry in entries if isinstance(entry, Given)), None)
 
 
-def _check_space(arch: SwinArch, found: Findings) -> None:
+def _check_space(arch: Arch, found: Findings) -> None:
     num_classes = found.values.get(_CLASSES)
     space = Space(arch=arch, num_classes=num_classes or 2, tree=_least_tree(arch, found))
     try:
@@ -223,7 +221,7 @@ def _check_space(arch: SwinArch, found: Findings) -> None:
             found.add(("search", "sampler"), f"{text} {spaced(MAX_GRID)}; use random")
 
 
-def _least_tree(arch: SwinArch, found: Findings) -> dict[str, Domain]:
+def _least_tree(arch: Arch, found: Findings) -> dict[str, Domain]:
     """Take the least that could be meant in place of what could not be read."""
     methods: dict[str, Section | None] = {}
     for name, model in _PARTS.items():

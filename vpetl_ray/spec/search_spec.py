@@ -12,7 +12,7 @@ from pydantic import Field, PrivateAttr
 
 from vpetl_ray.data.config import DataConfig
 from vpetl_ray.errors import SpecError
-from vpetl_ray.models.arch import SwinArch, count_backbone, get_arch
+from vpetl_ray.models.arch import Arch, count_backbone, get_arch
 from vpetl_ray.spec.document import Document
 from vpetl_ray.spec.document import Path as KeyPath
 from vpetl_ray.spec.dump import spec_to_dict, spec_to_yaml
@@ -78,7 +78,7 @@ class SearchSpec(Section):
         return hash(self.name)
 
     @cached_property
-    def arch(self) -> SwinArch:
+    def arch(self) -> Arch:
         """The backbone's architecture."""
         return get_arch(self.backbone.arch)
 
@@ -182,7 +182,7 @@ class SearchSpec(Section):
         return f"{where}{'.'.join(map(str, path))}: {text}"
 
 
-def space_tree(petl: PetlSection, training: TrainingSection, arch: SwinArch) -> dict[str, Domain]:
+def space_tree(petl: PetlSection, training: TrainingSection, arch: Arch) -> dict[str, Domain]:
     """Write the spec's domains as `Space` wants them: flat, and with stages by number."""
     tree: dict[str, Domain] = {}
     for name, section in _subsections(petl):
@@ -193,7 +193,7 @@ def space_tree(petl: PetlSection, training: TrainingSection, arch: SwinArch) -> 
     return {path: _with_numbers(path, domain, arch) for path, domain in tree.items()}
 
 
-def start_values(entry: Mapping[str, Any], arch: SwinArch) -> dict[str, Value]:
+def start_values(entry: Mapping[str, Any], arch: Arch) -> dict[str, Value]:
     """Write the user's start config as flat values; its values must have been checked."""
     values: dict[str, Value] = {}
     for path, value in flat_entry(entry):
@@ -245,7 +245,7 @@ def _subsections(section: Section) -> Iterator[tuple[str, Section]]:
             yield name, value
 
 
-def _with_numbers(path: str, domain: Domain, arch: SwinArch) -> Domain:
+def _with_numbers(path: str, domain: Domain, arch: Arch) -> Domain:
     """Write `all` stages of this architecture as a tuple of numbers."""
     if not path.endswith(".stages"):
         return domain

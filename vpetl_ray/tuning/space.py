@@ -22,7 +22,7 @@ from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial
 
 from vpetl_ray.errors import VpetlError
-from vpetl_ray.models.arch import SwinArch
+from vpetl_ray.models.arch import Arch
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
 from vpetl_ray.petl.method import method_to_dict
@@ -113,9 +113,7 @@ class Space:
         ValueError: a path that no config has, or a required one that is missing.
     """
 
-    def __init__(
-        self, *, arch: SwinArch, num_classes: int, tree: Mapping[str, Domain | Value]
-    ) -> None:
+    def __init__(self, *, arch: Arch, num_classes: int, tree: Mapping[str, Domain | Value]) -> None:
         self.arch = arch
         self.num_classes = num_classes
         given = {path: as_domain(value) for path, value in tree.items()}
@@ -357,7 +355,7 @@ def _checked(path: str, domain: Domain, values: Values) -> Value:
     return values[path]
 
 
-def _method_defaults(method: MethodFields, arch: SwinArch) -> dict[str, Domain | None]:
+def _method_defaults(method: MethodFields, arch: Arch) -> dict[str, Domain | None]:
     """Return the domain of every field where nothing is given: gates first, all stages, on."""
     every_stage = tuple(range(1, arch.num_stages + 1))
     defaults: dict[str, Domain | None] = dict.fromkeys(method.gates)

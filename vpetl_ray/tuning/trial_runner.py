@@ -17,9 +17,10 @@ from numpy.typing import NDArray
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import ViewSpec
 from vpetl_ray.errors import CheckpointError
-from vpetl_ray.models.arch import SwinArch
+from vpetl_ray.models.arch import Arch
+from vpetl_ray.models.backbone import Backbone
+from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
-from vpetl_ray.models.video_swin import VideoSwin
 from vpetl_ray.petl.attach import HEAD, Attached, attach
 from vpetl_ray.training.evaluation import evaluate
 from vpetl_ray.training.features import DEFAULT_MAX_BYTES, FeatureCache
@@ -36,7 +37,7 @@ BackboneArrays = Mapping[str, NDArray[Any]]
 class FineTuningSetup:
     """What every trial of a search has in common."""
 
-    arch: SwinArch
+    arch: Arch
     clip_store: str
     """Folder of the clip store, as every node sees it."""
     view: ViewSpec
@@ -52,7 +53,7 @@ def fine_tuning_groups(setup: FineTuningSetup, weights: str | Path) -> GroupSetu
     Raises:
         CheckpointError: the weights are not this architecture's.
     """
-    model = VideoSwin(setup.arch, num_classes=1)
+    model = build_model(setup.arch, num_classes=1)
     load_backbone(model, weights)
     arrays = {
         name: tensor.numpy()
@@ -136,7 +137,7 @@ class FineTuningRunner:
         self._attached = self._tuning = self._config = None
 
     def _evaluate(self) -> EpochOutput:
-        assert self._config is not None  # noqa: S101 - only between start and close
+        assert self._config is not None
         recipe = self._config.recipe
         found = evaluate(
             self._model,
@@ -150,8 +151,8 @@ class FineTuningRunner:
         return EpochOutput(epoch=0, metrics=metrics, is_last=True)
 
 
-def _build(arch: SwinArch, num_classes: int, arrays: BackboneArrays) -> VideoSwin:
-    model = VideoSwin(arch, num_classes)
+def _build(arch: Arch, num_classes: int, arrays: BackboneArrays) -> Backbone:
+    model = build_model(arch, num_classes)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", UserWarning)  # read-only arrays, which are only read
         tensors = {name: torch.from_numpy(np.asarray(array)) for name, array in arrays.items()}

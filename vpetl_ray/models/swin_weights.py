@@ -14,20 +14,22 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from vpetl_ray.models.arch import ARCHS, SwinArch
+from vpetl_ray.models.arch_base import Size
+from vpetl_ray.models.weight_family import OURS, Network, WeightFamily
 
-OURS, PUBLISHED, TORCHVISION, IMAGE = "vpetl_ray", "Video Swin", "torchvision swin3d", "2D Swin"
+PUBLISHED, TORCHVISION, IMAGE = "Video Swin", "torchvision swin3d", "2D Swin"
 
 _PATCH = "patch_embed.proj.weight"
 _TABLE = "relative_position_bias_table"
 _DERIVED = ("relative_position_index", "attn_mask")
 """Buffers that follow from the architecture."""
 
-Window = tuple[int, int, int]
+_SWINS = {name: arch for name, arch in ARCHS.items() if isinstance(arch, SwinArch)}
 
 
 @dataclass(frozen=True, kw_only=True)
-class Family:
-    """What the shapes of a set of weights tell about the network they belong to."""
+class SwinNetwork(Network):
+    """What the shapes of Swin weights tell."""
 
     embed_dim: int
     depths: tuple[int, ...]
@@ -36,7 +38,12 @@ class Family:
     @property
     def names(self) -> tuple[str, ...]:
         """The known architectures that fit; several when they differ by their window alone."""
-        return tuple(name for name, arch in ARCHS.items() if family_of_arch(arch) == self)
+        return tuple(name for name, arch in _SWINS.items() if _shown_by(arch) == self)
+
+    @property
+    def widths(self) -> tuple[object, ...]:
+        """Channels and heads."""
+        return self.embed_dim, self.num_heads
 
     @property
     def numbers(self) -> str:
@@ -44,56 +51,71 @@ class Family:
         depths, heads = (",".join(map(str, sizes)) for sizes in (self.depths, self.num_heads))
         return f"embed_dim {self.embed_dim}, depths {depths}, heads {heads}"
 
-    def __str__(self) -> str:
-        return f"{self.names[0] if self.names else 'an unknown Swin'} ({self.numbers})"
+
+def _shown_by(arch: SwinArch) -> SwinNetwork:
+    return SwinNetwork(embed_dim=arch.embed_dim, depths=arch.depths, num_heads=arch.num_heads)
 
 
-def family_of_arch(arch: SwinArch) -> Family:
-    """Give the numbers of `arch` that weights can be recognised by."""
-    return Family(embed_dim=arch.embed_dim, depths=arch.depths, num_heads=arch.num_heads)
+class SwinWeights(WeightFamily[SwinArch]):
+    """Swin in any of the formats above."""
 
+    name = "Swin"
 
-def family_of_weights(tensors: Mapping[str, Tensor]) -> Family | None:
-    """Recognise the network that canonical `tensors` belong to; None if they are no Swin."""
-    heads: dict[tuple[int, int], int] = {}
-    for key, tensor in tensors.items():
-        found = re.fullmatch(rf"layers\.(\d+)\.blocks\.(\d+)\.attn\.{_TABLE}", key)
-        if found and tensor.dim() == 2:
-            heads[int(found[1]), int(found[2])] = tensor.shape[1]
-    stages = sorted({stage for stage, _ in heads})
-    if _PATCH not in tensors or not stages:
-        return None
-    return Family(
-        embed_dim=tensors[_PATCH].shape[0],
-        depths=tuple(sum(stage == s for s, _ in heads) for stage in stages),
-        num_heads=tuple(next(h for (s, _), h in heads.items() if s == stage) for stage in stages),
-    )
+    def canonical(
+        self, tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
+    ) -> tuple[str, dict[str, Tensor]]:
+        """Tell the format and give the tensors `VideoSwin`'s names, without derived buffers."""
+        kept = {
+            key.removeprefix("module."): tensor
+            for key, tensor in tensors.items()
+            if not key.endswith(_DERIVED)
+        }
+        if any(key.startswith("features.") for key in kept):
+            return TORCHVISION, {_from_torchvision(key): tensor for key, tensor in kept.items()}
+        named = {_from_published(key): tensor for key, tensor in kept.items()}
+        if _PATCH in named and named[_PATCH].dim() == 4:
+            return IMAGE, named
+        return (OURS if metadata.get("format") == OURS else PUBLISHED), named
 
+    def network_of_arch(self, arch: SwinArch) -> SwinNetwork:
+        """Give the numbers of `arch` that weights can be recognised by."""
+        return _shown_by(arch)
 
-def known_arch(tensors: Mapping[str, Tensor]) -> SwinArch | None:
-    """Tell which known architecture canonical `tensors` are; the window decides between equals."""
-    family = family_of_weights(tensors)
-    fitting = [ARCHS[name] for name in family.names] if family else []
-    rows = [tensor.shape[0] for key, tensor in tensors.items() if key.endswith(_TABLE)]
-    same_window = [arch for arch in fitting if arch.relative_positions in rows]
-    return next(iter(same_window or fitting), None)
+    def network_of_weights(self, tensors: Mapping[str, Tensor]) -> SwinNetwork | None:
+        """Recognise the network that canonical `tensors` belong to; None if they are no Swin."""
+        heads: dict[tuple[int, int], int] = {}
+        for key, tensor in tensors.items():
+            found = re.fullmatch(rf"layers\.(\d+)\.blocks\.(\d+)\.attn\.{_TABLE}", key)
+            if found and tensor.dim() == 2:
+                heads[int(found[1]), int(found[2])] = tensor.shape[1]
+        stages = sorted({stage for stage, _ in heads})
+        if _PATCH not in tensors or not stages:
+            return None
+        num_heads = (next(h for (s, _), h in heads.items() if s == stage) for stage in stages)
+        return SwinNetwork(
+            embed_dim=tensors[_PATCH].shape[0],
+            depths=tuple(sum(stage == s for s, _ in heads) for stage in stages),
+            num_heads=tuple(num_heads),
+        )
 
+    def known_arch(self, tensors: Mapping[str, Tensor]) -> SwinArch | None:
+        """Tell which known architecture these are; the window decides between equals."""
+        network = self.network_of_weights(tensors)
+        fitting = [_SWINS[name] for name in network.names] if network else []
+        rows = [tensor.shape[0] for key, tensor in tensors.items() if key.endswith(_TABLE)]
+        same_window = [arch for arch in fitting if arch.relative_positions in rows]
+        return next(iter(same_window or fitting), None)
 
-def canonical(
-    tensors: Mapping[str, Tensor], metadata: Mapping[str, str]
-) -> tuple[str, dict[str, Tensor]]:
-    """Tell the format and give the tensors `VideoSwin`'s names, without derived buffers."""
-    kept = {
-        key.removeprefix("module."): tensor
-        for key, tensor in tensors.items()
-        if not key.endswith(_DERIVED)
-    }
-    if any(key.startswith("features.") for key in kept):
-        return TORCHVISION, {_from_torchvision(key): tensor for key, tensor in kept.items()}
-    named = {_from_published(key): tensor for key, tensor in kept.items()}
-    if _PATCH in named and named[_PATCH].dim() == 4:
-        return IMAGE, named
-    return (OURS if metadata.get("format") == OURS else PUBLISHED), named
+    def fit(
+        self, found: str, tensors: Mapping[str, Tensor], arch: SwinArch
+    ) -> tuple[dict[str, Tensor], list[str]]:
+        """Inflate 2D weights, or fit position tables of another window."""
+        if found == IMAGE:
+            return inflate(tensors, arch), ["2D weights were inflated over time"]
+        fitted, source = fit_window(tensors, arch)
+        if source is None:
+            return fitted, []
+        return fitted, [f"position tables of window {source} were fitted to {arch.window_size}"]
 
 
 def _from_published(key: str) -> str:
@@ -132,7 +154,7 @@ def inflate(tensors: Mapping[str, Tensor], arch: SwinArch) -> dict[str, Tensor]:
 
 def fit_window(
     tensors: Mapping[str, Tensor], arch: SwinArch
-) -> tuple[dict[str, Tensor], Window | None]:
+) -> tuple[dict[str, Tensor], Size | None]:
     """Fit position tables of another window to `arch`'s, and tell which window that was."""
     out, source = dict(tensors), None
     for key in [key for key in out if key.endswith(_TABLE) and out[key].dim() == 2]:
@@ -142,9 +164,9 @@ def fit_window(
     return out, source
 
 
-def _window_of_table(rows: int, arch: SwinArch) -> Window | None:
+def _window_of_table(rows: int, arch: SwinArch) -> Size | None:
     """Tell the window from a table's number of rows: a known one, or `arch`'s at another length."""
-    for window in (arch.window_size, *(other.window_size for other in ARCHS.values())):
+    for window in (arch.window_size, *(other.window_size for other in _SWINS.values())):
         if prod(2 * size - 1 for size in window) == rows:
             return window
     _, h, w = arch.window_size
@@ -152,7 +174,7 @@ def _window_of_table(rows: int, arch: SwinArch) -> Window | None:
     return ((lengths + 1) // 2, h, w) if rest == 0 and lengths % 2 else None
 
 
-def resize_table(table: Tensor, source: Window, target: Window) -> Tensor:
+def resize_table(table: Tensor, source: Size, target: Size) -> Tensor:
     """Fit a position table (rows, heads) to another window.
 
     Space is resized (bicubic), as Swin does. Time keeps its meaning, so many tokens apart: a

@@ -1,0 +1,103 @@
+"""What the architectures of every family tell: their blocks, stages and widths, as plain numbers.
+
+No torch: counting and placing must not need a model.
+"""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+
+IN_CHANNELS = 3
+
+Size = tuple[int, int, int]
+"""Along (time, height, width)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockSite:
+    """Where one transformer block stands and how wide it is; methods count and place by it."""
+
+    stage: int
+    """Stage, from 1."""
+    block: int
+    """Block within its stage, from 1."""
+    index: int
+    """Block over the whole network, from 0."""
+    dim: int
+    """Channels of the block's input and output."""
+    num_heads: int
+    """Attention heads; each is dim / num_heads wide."""
+    mlp_dim: int
+    """Channels between the two layers of the MLP."""
+    window_tokens: int
+    """Tokens that attend to each other, at the size the network is made for."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Arch(ABC):
+    """The numbers that define one backbone. Sizes are (time, height, width)."""
+
+    name: str
+    """The key in `ARCHS`."""
+    embed_dim: int
+    """Channels of the first stage."""
+    depths: tuple[int, ...]
+    """Blocks per stage."""
+    patch_size: Size
+    """Frames and pixels that become one token."""
+    mlp_ratio: float = 4.0
+    """Width of the MLP over the width of the block."""
+
+    @property
+    def num_stages(self) -> int:
+        """Number of stages: groups of blocks that methods are placed by."""
+        return len(self.depths)
+
+    @property
+    def num_features(self) -> int:
+        """Channels that enter the classifier."""
+        return self.stage_dims[-1]
+
+    @property
+    @abstractmethod
+    def stage_dims(self) -> tuple[int, ...]:
+        """Channels of each stage."""
+
+    @property
+    @abstractmethod
+    def stage_heads(self) -> tuple[int, ...]:
+        """Attention heads of each stage."""
+
+    @property
+    @abstractmethod
+    def window_tokens(self) -> int:
+        """Tokens that attend to each other, at the size the network is made for."""
+
+    @abstractmethod
+    def count_outside_blocks(self) -> int:
+        """Parameters that stand in no block, without the classifier."""
+
+    @abstractmethod
+    def count_block(self, site: BlockSite) -> int:
+        """Parameters of one block."""
+
+    def blocks(self) -> tuple[BlockSite, ...]:
+        """Every block, in order of depth."""
+        places = [(i, j) for i, depth in enumerate(self.depths) for j in range(depth)]
+        return tuple(
+            BlockSite(
+                stage=i + 1,
+                block=j + 1,
+                index=index,
+                dim=self.stage_dims[i],
+                num_heads=self.stage_heads[i],
+                mlp_dim=int(self.stage_dims[i] * self.mlp_ratio),
+                window_tokens=self.window_tokens,
+            )
+            for index, (i, j) in enumerate(places)
+        )
+
+
+def count_norms_and_mlp(site: BlockSite) -> int:
+    """Parameters of a block's two norms and of its MLP, with biases."""
+    norms = 4 * site.dim
+    return norms + 2 * site.dim * site.mlp_dim + site.mlp_dim + site.dim

@@ -1,0 +1,84 @@
+"""What every backbone can do, whatever its family: run up to a depth, and on from there."""
+
+from abc import ABC, abstractmethod
+
+from torch import Tensor, nn
+
+from vpetl_ray.models.arch_base import Arch, BlockSite
+from vpetl_ray.models.blocks import Block
+
+
+class Backbone(nn.Module, ABC):
+    """A network with its classifier.
+
+    For every depth d in 0..num_stages, `forward(video)` equals
+    `forward_suffix(forward_prefix(video, d), d)`: what is frozen below d can be computed once.
+
+    Attributes:
+        arch: the numbers.
+        num_classes: width of the classifier.
+        head: the classifier.
+
+    """
+
+    arch: Arch
+    num_classes: int
+    head: nn.Linear
+
+    @abstractmethod
+    def embed(self, video_BCTHW: Tensor) -> Tensor:
+        """Give the tokens that enter the first block."""
+
+    @abstractmethod
+    def run_stage(self, x: Tensor, stage: int) -> Tensor:
+        """Run the blocks of a stage (from 1), and what leads to the next."""
+
+    @abstractmethod
+    def pool(self, x: Tensor) -> Tensor:
+        """Make the features (B, num_features) of what leaves the last stage."""
+
+    def block_modules(self) -> list[tuple[BlockSite, Block]]:
+        """Every block with where it stands, in order of depth."""
+        blocks = [module for module in self.modules() if isinstance(module, Block)]
+        return list(zip(self.arch.blocks(), blocks, strict=True))
+
+    def set_drop_path(self, rate: float) -> None:
+        """Set stochastic depth: 0 at the first block, rising linearly to `rate` at the last."""
+        blocks = self.block_modules()
+        for site, block in blocks:
+            block.drop_path_rate = rate * site.index / max(len(blocks) - 1, 1)
+
+    def forward(self, video_BCTHW: Tensor) -> Tensor:
+        """(B, 3, T, H, W), normalised, to logits (B, K)."""
+        return self.forward_suffix(video_BCTHW, 0)
+
+    def forward_prefix(self, video_BCTHW: Tensor, depth: int) -> Tensor:
+        """Compute what enters stage depth + 1, or at depth num_stages the classifier.
+
+        Depth 0 is the video itself; 1..num_stages-1 give tokens (B, ..., C); num_stages gives the
+        pooled features (B, num_features).
+        """
+        return self._run(video_BCTHW, 0, depth)
+
+    def forward_suffix(self, features: Tensor, depth: int) -> Tensor:
+        """Logits (B, K) from what `forward_prefix` gave at the same depth."""
+        logits_BK: Tensor = self.head(self._run(features, depth, self.arch.num_stages))
+        return logits_BK
+
+    def _run(self, x: Tensor, start: int, stop: int) -> Tensor:
+        for depth in range(start, stop):
+            if depth == 0:
+                x = self.embed(x)
+            x = self.run_stage(x, depth + 1)
+            if depth + 1 == self.arch.num_stages:
+                x = self.pool(x)
+        return x
+
+
+def initialise_linear(model: nn.Module) -> None:
+    """Xavier weights and zero biases: small normal weights leave the nano on a plateau at times."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear):
+            nn.init.xavier_uniform_(module.weight)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)

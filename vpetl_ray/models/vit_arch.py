@@ -1,0 +1,78 @@
+"""The numbers of a plain Vision Transformer, as MAE and VideoMAE publish them.
+
+ViT: Dosovitskiy et al. 2020 (arXiv 2010.11929). MAE: He et al. 2021 (arXiv 2111.06377), images.
+VideoMAE: Tong et al. 2022 (arXiv 2203.12602), clips cut into tubes of 2 x 16 x 16.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from math import prod
+from typing import Any, Literal
+
+from vpetl_ray.models.arch_base import IN_CHANNELS, Arch, BlockSite, Size, count_norms_and_mlp
+
+
+@dataclass(frozen=True, kw_only=True)
+class ViTArch(Arch):
+    """One Vision Transformer: blocks of equal width that all see all tokens.
+
+    It has no stages of its own. Its blocks are counted in groups, the four quarters of its depth,
+    so that "in the last stages" means here what it means for a Video Swin, and what is frozen
+    below a quarter is computed once.
+    """
+
+    num_heads: int
+    """Attention heads of every block."""
+    clip_size: Size
+    """Frames and pixels it was pre-trained on; images are clips of one frame. Any other size
+    works: position embeddings follow it."""
+    positions: Literal["learned", "fixed"]
+    """A learned embedding for each token (MAE's files bring theirs), or a fixed sine-cosine."""
+    pooling: Literal["class", "mean"]
+    """What the classifier reads: a class token, or the mean over the patches."""
+    has_class_token: bool
+    """Whether there is a class token (it may be there and not be read)."""
+    has_key_bias: bool = True
+    """Whether keys have a bias beside those of queries and values; VideoMAE's do not."""
+    norm_eps: float = 1e-6
+    """Of every norm."""
+
+    @property
+    def stage_dims(self) -> tuple[int, ...]:
+        """Channels of each stage, all equal."""
+        return (self.embed_dim,) * self.num_stages
+
+    @property
+    def stage_heads(self) -> tuple[int, ...]:
+        """Attention heads of each stage, all equal."""
+        return (self.num_heads,) * self.num_stages
+
+    @property
+    def grid(self) -> Size:
+        """Patches along (time, height, width) at `clip_size`."""
+        t, h, w = (-(-n // p) for n, p in zip(self.clip_size, self.patch_size, strict=True))
+        return t, h, w
+
+    @property
+    def window_tokens(self) -> int:
+        """Every token of a clip of `clip_size`."""
+        return prod(self.grid) + self.has_class_token
+
+    def count_outside_blocks(self) -> int:
+        """Patch embedding, class token, learned positions, and the last norm."""
+        patch = IN_CHANNELS * prod(self.patch_size) * self.embed_dim + self.embed_dim
+        rows = self.window_tokens if self.positions == "learned" else 0
+        return patch + (self.has_class_token + rows + 2) * self.embed_dim
+
+    def count_block(self, site: BlockSite) -> int:
+        """Two norms, attention, and the MLP."""
+        biases = (4 if self.has_key_bias else 3) * site.dim
+        return 4 * site.dim**2 + biases + count_norms_and_mlp(site)
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "ViTArch":
+        """Rebuild what `dataclasses.asdict` gave, also after a way through JSON."""
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+        }
+        return cls(**plain)

@@ -1,0 +1,59 @@
+"""Attention inside (shifted) 3D windows, Video Swin section 3.2.
+
+Axes: B batch, T H W token grid, C channels, W windows, N tokens of one window, M heads.
+"""
+
+import torch
+from torch import Tensor, nn
+
+from vpetl_ray.models.arch_base import Size
+from vpetl_ray.models.blocks import Attention
+from vpetl_ray.models.derived import DerivedTensors
+from vpetl_ray.models.windows import (
+    WindowPlan,
+    relative_position_index,
+    shift_mask,
+    window_plan,
+)
+
+
+class WindowAttention(Attention):
+    """Multi-head attention inside windows, with a learned bias per relative position.
+
+    The seams are those of `Attention`; what they see are windows, (B*W, N, C).
+    """
+
+    def __init__(self, dim: int, num_heads: int, window: Size, shift: Size) -> None:
+        super().__init__(dim, num_heads)
+        self.window = window
+        self.shift = shift
+        rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
+        self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
+        self._masks = DerivedTensors()
+
+    def forward(self, x_BTHWC: Tensor) -> Tensor:
+        """(B, T, H, W, C) to (B, T, H, W, C)."""
+        _, t, h, w, _ = x_BTHWC.shape
+        plan = window_plan((t, h, w), self.window, self.shift)
+        qkv_WN3C = self.to_qkv(plan.partition(x_BTHWC))
+        mask = self._mask(plan, qkv_WN3C.dtype, qkv_WN3C.device)
+        out_WNC = self.attend(qkv_WN3C, mask, plan.num_windows if plan.is_shifted else 1)
+        return plan.merge(self.to_output(out_WNC))
+
+    def _mask(self, plan: WindowPlan, dtype: torch.dtype, device: torch.device) -> Tensor:
+        """(1, M or W*M, N, N), added to the scores. Cached while the position table is frozen."""
+        return self._masks.get(
+            self.relative_position_bias_table,
+            (plan, dtype, device),
+            lambda: self._build_mask(plan, dtype, device),
+        )
+
+    def _build_mask(self, plan: WindowPlan, dtype: torch.dtype, device: torch.device) -> Tensor:
+        n = plan.num_tokens
+        index_NN = torch.from_numpy(relative_position_index(self.window, n)).to(device)
+        bias_NNM = self.relative_position_bias_table[index_NN.flatten()].view(n, n, -1)
+        mask_MNN = bias_NNM.permute(2, 0, 1)
+        if plan.is_shifted:
+            blocked_WNN = shift_mask(plan).to(device)
+            mask_MNN = (mask_MNN[None] + blocked_WNN[:, None]).flatten(0, 1)
+        return mask_MNN.to(dtype).contiguous()[None]
