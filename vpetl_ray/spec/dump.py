@@ -50,6 +50,12 @@ def spec_to_yaml(spec: SearchSpec) -> str:
     )
 
 
+def inline_yaml(value: object) -> str:
+    """Write one value on one line."""
+    text: str = yaml.dump(_plain(value), Dumper=_Dumper, default_flow_style=True, width=10_000)
+    return text.removesuffix("...\n").strip()
+
+
 def _section(section: Section) -> dict[str, Any]:
     return {name: _plain(getattr(section, name)) for name in type(section).model_fields}
 

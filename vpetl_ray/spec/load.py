@@ -10,7 +10,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from pydantic.fields import FieldInfo
 from pydantic_core import PydanticUndefined
@@ -22,7 +22,7 @@ from vpetl_ray.spec.document import Path as KeyPath
 from vpetl_ray.spec.kinds import Wrong, nearest, show
 from vpetl_ray.spec.leaves import Given
 from vpetl_ray.spec.search_spec import SearchSpec
-from vpetl_ray.spec.sections import DEMO_WEIGHTS, Section
+from vpetl_ray.spec.sections import DEMO_WEIGHTS, Section, section_of
 
 MAX_PROBLEMS = 40
 
@@ -140,20 +140,13 @@ def _walk(model: type[Section], raw: object, path: KeyPath, found: Findings) -> 
             found.add((*path, key), f"unknown key{hint}")
     for name, info in fields.items():
         here = (*path, name)
-        section = _section_of(info)
+        section = section_of(info)
         if section is None:
             _read_leaf(info, raw, here, found)
         elif raw.get(name) is None and not info.is_required() and info.default is None:
             found.values[here] = None
         else:
             _walk(section, raw.get(name, {}), here, found)
-
-
-def _section_of(info: FieldInfo) -> type[Section] | None:
-    for kind in (info.annotation, *get_args(info.annotation)):
-        if isinstance(kind, type) and issubclass(kind, Section):
-            return kind
-    return None
 
 
 def _read_leaf(info: FieldInfo, raw: dict[str, Any], path: KeyPath, found: Findings) -> None:

@@ -6,9 +6,10 @@ a domain in place of a value; `Given` ones take one value.
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal, TypeAlias
+from typing import Annotated, Any, Literal, TypeAlias, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
+from pydantic.fields import FieldInfo
 
 from vpetl_ray.models.arch import ARCHS
 from vpetl_ray.petl.bottleneck import ACTIVATIONS
@@ -36,6 +37,14 @@ class Section(BaseModel):
     """A mapping of the file; unknown keys are mistakes and nothing changes after loading."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
+
+
+def section_of(info: FieldInfo) -> type[Section] | None:
+    """Return the section that a field holds, None where it is a leaf."""
+    for kind in (info.annotation, *get_args(info.annotation)):
+        if isinstance(kind, type) and issubclass(kind, Section):
+            return kind
+    return None
 
 
 class DataSection(Section):
