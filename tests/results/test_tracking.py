@@ -1,5 +1,7 @@
 """A search told to a real SQLite store, with the failures a store and a network can have."""
 
+import json
+import re
 import shutil
 import threading
 from collections import Counter
@@ -121,11 +123,15 @@ def test_a_search_becomes_a_parent_run_with_a_child_for_each_trial(
 
     parent = parent_of(info)
     assert parent.info.run_id == report.parent_run_id
+    assert report.ui_page is not None
+    assert report.ui_page.startswith("http://127.0.0.1:5000/#/experiments/")
+    assert parent.info.run_id in report.ui_page
     assert (parent.info.run_name, parent.info.status) == ("position_scale", "FINISHED")
     assert parent.data.params == {"budget": "34409", "deterministic": "true"}
     assert parent.data.tags["env.python"] == "3.11.7"
     assert parent.data.tags["mlflow.source.git.commit"] == "abc"
     assert parent.data.tags["mlflow.note.content"].startswith("Front of 1: **t0000**.")
+    assert "#/experiments/" in parent.data.tags["mlflow.note.content"]
     assert parent.data.metrics["trials_complete"] == 1
     assert parent.data.metrics["trials_infeasible"] == 1
     assert parent.data.metrics["best_top1"] == 66.0
@@ -147,6 +153,22 @@ def test_a_search_becomes_a_parent_run_with_a_child_for_each_trial(
         run.data.tags["mlflow.parentRunId"] == parent.info.run_id for run in children.values()
     )
     assert children["t0002"].data.tags["reason"] == "the loss became NaN in epoch 2"
+
+
+def test_the_description_links_to_pages_that_exist(info, started) -> None:
+    tracker = started(columns=["petl.patt.d_bottle"])
+    tracker.update_front([], note="Trials: none yet.\n\nWhere to adapt.")
+    tracker.finish("FINISHED")
+    first, links, rest = parent_of(info).data.tags["mlflow.note.content"].split("\n\n")
+    assert (first, rest) == ("Trials: none yet.", "Where to adapt.")
+    tags = client_of(info).get_experiment_by_name(EXPERIMENT).tags
+    keys = re.findall(r"viewStateShareKey=([\w-]+)", links)
+    assert len(keys) == 3
+    states = [json.loads(tags[f"mlflow.sharedViewState.{key}"]) for key in keys]
+    assert "tags.pareto = 'true'" in states[0]["searchFilter"]
+    assert "params.`petl.patt.d_bottle`" in states[0]["selectedColumns"]
+    assert states[2]["compareRunCharts"][0]["type"] == "SCATTER"
+    assert all(len(value) < 5000 for value in tags.values())
 
 
 def test_a_trial_keeps_its_config_its_curves_and_its_price(info, started, make_record) -> None:
@@ -450,12 +472,14 @@ def test_a_run_deleted_by_hand_while_the_search_goes_on_holds_nothing_up(
     assert set(children_of(info, "tags.pareto = 'true'")) == {"t0001"}
 
 
-def test_credentials_in_the_spec_do_not_reach_mlflow(info, started, tmp_path: Path) -> None:
+def test_credentials_do_not_reach_mlflow(info, started, make_record, tmp_path: Path) -> None:
     uri = f"{info.uri}?password=hunter22"
-    mlflow_info = TrackingInfo(
-        search_id="s9", name="n", uri=uri, experiment="e", spec_text=f"tracking: {{uri: '{uri}'}}"
-    )
-    assert "hunter22" not in mlflow_writer.redact(mlflow_info.spec_text, uri)
+    tracker = started(uri=uri, spec_text=f"tracking: {{uri: '{uri}'}}\n")
+    tracker.log_trial(make_record(0))
+    assert tracker.finish("FINISHED").is_complete
+    text = client_of(info).download_artifacts(parent_of(info).info.run_id, "spec.yaml")
+    assert Path(text).read_text() == f"tracking: {{uri: '{info.uri}?password=***'}}\n"
+    assert b"hunter22" not in (tmp_path / "mlflow.db").read_bytes()
 
 
 def test_finishing_a_tracker_that_never_started_is_a_report(info, make_record) -> None:

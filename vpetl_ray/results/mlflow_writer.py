@@ -15,12 +15,12 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from urllib.parse import quote
 
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from vpetl_ray.results.labels import trial_label
+from vpetl_ray.results.mlflow_views import TRAINING_PAGES, search_views
 from vpetl_ray.results.records import Scalar, TrialRecord, TrialState
 from vpetl_ray.results.tracking_info import RunStatus, TrackingInfo
 from vpetl_ray.results.tracking_uri import redact
@@ -34,7 +34,7 @@ _DIGEST = "vpetl.digest"
 _ADAPTER = "vpetl.adapter"
 _NOTE = "mlflow.note.content"
 
-# Without it the UI opens on its pages for language models, where runs are hard to find.
+# What kind of experiment this is, for the UIs that ask; others go by `TRAINING_PAGES`.
 _EXPERIMENT_TAGS = {"mlflow.experimentKind": "custom_model_development"}
 
 _MAX_METRICS = 1000  # of one log_batch call, as are the next two
@@ -66,9 +66,17 @@ class MlflowWriter:
     def __init__(self, info: TrackingInfo) -> None:
         self._info = info
         self._client = MlflowClient(tracking_uri=info.uri)
+        self._is_described = False
         self._experiment_id = self._find_or_make_experiment()
         self.parent_run_id = self._find_or_make_parent()
+        self._views = search_views(self._experiment_id, self.parent_run_id, info.columns)
+        self._describe()
         self._children = dict(self._find_children())
+
+    @property
+    def page(self) -> str:
+        """Where the UI shows the search's run, below the UI's own address."""
+        return f"#/experiments/{self._experiment_id}/runs/{self.parent_run_id}?{TRAINING_PAGES}"
 
     def write_trial(self, record: TrialRecord, *, pareto: bool) -> None:
         """Make or complete the trial's run: params, curves, counts, state."""
@@ -124,19 +132,10 @@ class MlflowWriter:
             self._client.log_artifact(self.parent_run_id, str(path))
 
     def _with_links(self, note: str) -> str:
-        """Add to a note where to click: pages of the UI itself, whatever host it runs on."""
-        mine = f"tags.`{_PARENT}` = '{self.parent_run_id}'"
-        queries = {
-            "the front": f"tags.{PARETO} = 'true' and {mine}",
-            "all trials": mine,
-        }
-        links = [
-            f"[{title}](#/experiments/{self._experiment_id}/runs?searchFilter={quote(query)}"
-            "&orderByKey=metrics.%60trainable_params%60&orderByAsc=true)"
-            for title, query in queries.items()
-        ]
-        tail = f"\n\nRuns: {' · '.join(links)}\n"
-        return note[: _MAX_TAG_LENGTH - len(tail)].rstrip() + tail
+        """Say below a note's first paragraph where to click: the UI folds what comes later."""
+        links = " · ".join(f"[{view.title}]({view.link})" for view in self._views)
+        first, _, rest = note.partition("\n\n")
+        return f"{first}\n\nOpen: {links}\n\n{rest}"[:_MAX_TAG_LENGTH]
 
     def close(self, status: RunStatus) -> None:
         """End the parent run."""
@@ -165,17 +164,23 @@ class MlflowWriter:
         if found:
             run_id = str(found[0].info.run_id)
             self._client.update_run(run_id, status="RUNNING")
-            if _DESCRIBED in found[0].data.tags:
-                return run_id
-        else:
-            run = self._client.create_run(
-                self._experiment_id, run_name=info.name, tags=_parent_tags(info)
-            )
-            run_id = str(run.info.run_id)
+            self._is_described = _DESCRIBED in found[0].data.tags
+            return run_id
+        run = self._client.create_run(
+            self._experiment_id, run_name=info.name, tags=_parent_tags(info)
+        )
+        return str(run.info.run_id)
+
+    def _describe(self) -> None:
+        """Give the parent what does not change: spec, environment, settings, ready views."""
+        if self._is_described:
+            return
+        info, run_id = self._info, self.parent_run_id
         self._client.log_text(run_id, redact(info.spec_text, info.uri), "spec.yaml")
         self._client.log_dict(run_id, dict(info.environment), "environment.json")
+        for view in self._views:
+            self._client.set_experiment_tag(self._experiment_id, *view.tag)
         self._log(run_id, params=info.settings, tags={_DESCRIBED: "true"})
-        return run_id
 
     def _find_children(self) -> Iterator[tuple[str, _Child]]:
         token: str | None = None

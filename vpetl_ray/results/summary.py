@@ -32,11 +32,11 @@ def search_markdown(
     states = Counter(record.state for record in records)
     counted = ", ".join(f"{states[state]} {state}" for state in TrialState if states[state])
     limit = "" if budget is None else f" Budget: {budget:,} trainable parameters."
-    lines = [] if not front else [_headline(front), "", *_front_table(front), ""]
-    lines += [f"Trials: {counted or 'none yet'}.{limit}", "", intro]
-    if front:
-        lines += ["", _PICKING]
-    return "\n".join(lines).strip() + "\n"
+    trials = f"Trials: {counted or 'none yet'}.{limit}"
+    if not front:
+        return f"{trials}\n\n{intro}\n"
+    table = "\n".join(_front_table(front))
+    return "\n\n".join([_headline(front), table, trials, intro, _PICKING]) + "\n"
 
 
 def _headline(front: Sequence[TrialRecord]) -> str:
@@ -67,8 +67,9 @@ def _front_table(front: Sequence[TrialRecord]) -> list[str]:
     for record in _thinned(front):
         cells = [record.id, count_label(record.trainable_params), _percent(record.top1)]
         cells += [_percent(record.test_top1)] if tested else []
-        config = config_label(record.config)
-        named = record.name is not None and record.name != config
+        # As code: a bare "@2" would become a link to somebody of that name.
+        config = f"`{config_label(record.config)}`"
+        named = record.name is not None and record.name not in config
         cells.append(f"**{record.name}**: {config}" if named else config)
         rows.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
     if len(front) > _MAX_ROWS:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.results.tracking_info import RunStatus, TrackingInfo
-from vpetl_ray.results.tracking_uri import redact, ui_command
+from vpetl_ray.results.tracking_uri import redact, ui_address, ui_command
 
 if TYPE_CHECKING:
     from vpetl_ray.results.mlflow_writer import MlflowWriter
@@ -54,6 +54,8 @@ class TrackingReport:
     """Everything is there: trials, front, artifacts, the search's own end."""
     parent_run_id: str | None
     ui_command: str
+    ui_page: str | None
+    """Address of the search's run, to open in a browser once the UI runs."""
     problem: str | None
     """The last error, in one line, without credentials."""
 
@@ -93,6 +95,7 @@ class Tracker:
         self._status: RunStatus | None = None
         self._closed = False
         self._parent_run_id: str | None = None
+        self._page: str | None = None
         self._problem: str | None = None
 
     @property
@@ -175,6 +178,7 @@ class Tracker:
             is_complete=self._closed and undelivered == 0,
             parent_run_id=self._parent_run_id,
             ui_command=self.ui_command,
+            ui_page=self._page,
             problem=self._problem,
         )
 
@@ -229,6 +233,7 @@ class Tracker:
                 logging.getLogger(name).setLevel(logging.CRITICAL)
             self._writer = mlflow_writer.MlflowWriter(self._info)
             self._parent_run_id = self._writer.parent_run_id
+            self._page = f"{ui_address(self._info.uri)}/{self._writer.page}"
         return self._writer
 
     def _deliver_trial(self, writer: "MlflowWriter", trial_id: str) -> None:

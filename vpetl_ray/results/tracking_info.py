@@ -2,7 +2,7 @@
 
 import dataclasses
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Literal
 
 from vpetl_ray.results.records import Scalar
@@ -26,6 +26,8 @@ class TrackingInfo:
     """The resolved YAML; credentials of the URI are taken out of it."""
     settings: Mapping[str, Scalar | None] = dataclasses.field(default_factory=dict)
     """What is fixed: backbone, budget, sampler, seed, size of the space. Params of the parent."""
+    columns: Sequence[str] = ()
+    """Paths of the config that the UI's tables show."""
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """As from `environment_facts`."""
     description: str = ""

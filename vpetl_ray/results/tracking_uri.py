@@ -39,6 +39,12 @@ def ui_command(uri: str) -> str:
     return f"{_python()} -m mlflow ui --workers 1 --backend-store-uri {shlex.quote(shown)}"
 
 
+def ui_address(uri: str) -> str:
+    """Where the browser finds MLflow: the server's own address, or what `ui_command` starts."""
+    is_server = uri.startswith(("http://", "https://"))
+    return _without_secrets(uri).rstrip("/") if is_server else "http://127.0.0.1:5000"
+
+
 def _python() -> str:
     on_path = shutil.which("python")
     same = on_path is not None and Path(on_path).absolute() == Path(sys.executable).absolute()
