@@ -1,12 +1,16 @@
 """From an architecture to the backbone that it describes."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
-from vpetl_ray.models.arch import Arch, SwinArch
+from vpetl_ray.models.arch import Arch, SwinArch, ViTArch
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models.vit import VisionTransformer
 
-BACKBONES: Mapping[type[Arch], type[Backbone]] = {SwinArch: VideoSwin}
+BACKBONES: Mapping[type[Arch], Callable[..., Backbone]] = {
+    SwinArch: VideoSwin,
+    ViTArch: VisionTransformer,
+}
 """Each family's numbers and network."""
 
 

@@ -1,7 +1,7 @@
 """Weights in and out of a backbone. Every failure is one CheckpointError that says what to do.
 
 A file is read (`weight_files`), its keys are put into our names by the family that it is of
-(`swin_weights`), compared with what the architecture needs, and only then copied:
+(`swin_weights`, `vit_weights`), compared with what the architecture needs, and only then copied:
 a refused file leaves the model as it was.
 """
 
@@ -17,15 +17,19 @@ import torch
 from torch import Tensor
 
 from vpetl_ray.errors import CheckpointError
-from vpetl_ray.models.arch import Arch, SwinArch, arch_from_dict, arch_to_dict
+from vpetl_ray.models.arch import Arch, SwinArch, ViTArch, arch_from_dict, arch_to_dict
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.build import build_model
 from vpetl_ray.models.swin_weights import SwinWeights
+from vpetl_ray.models.vit_weights import ViTWeights
 from vpetl_ray.models.weight_checks import check_head, check_keys, check_network, check_values
 from vpetl_ray.models.weight_family import HEAD, OURS, Network, WeightFamily
 from vpetl_ray.models.weight_files import read_weight_file
 
-FAMILIES: Mapping[type[Arch], WeightFamily[Any]] = {SwinArch: SwinWeights()}
+FAMILIES: Mapping[type[Arch], WeightFamily[Any]] = {
+    SwinArch: SwinWeights(),
+    ViTArch: ViTWeights(),
+}
 """Each family's numbers, and how its weights are read."""
 
 

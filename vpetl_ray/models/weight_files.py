@@ -14,7 +14,7 @@ from torch import Tensor
 
 from vpetl_ray.errors import CheckpointError
 
-_WRAPPERS = ("state_dict", "model", "model_state", "model_state_dict")
+_WRAPPERS = ("state_dict", "model", "module", "model_state", "model_state_dict")
 """Keys under which training programs put the weights beside their own state."""
 
 _ZIP, _PICKLE = b"PK\x03\x04", b"\x80"
