@@ -113,6 +113,7 @@ def _save(model: VideoSwin, path: Path) -> Path:
         made = save_backbone(
             model, Path(scratch) / path.name, metadata=about, dtype=torch.float16, with_head=True
         )
+        made.chmod(0o644)
         return made.replace(path)
 
 

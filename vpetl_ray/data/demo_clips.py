@@ -70,17 +70,28 @@ def draw_clip(task: TaskName, split: str, index: int, *, seed: int) -> NDArray[n
     Returns:
         RGB frames, uint8, of shape (8, 32, 32, 3).
     """
-    recipe = TASKS[task]
-    rng = np.random.default_rng([seed, recipe.number, SPLITS.index(split), index])
-    first, end = recipe.scans[split]
-    scan_88 = _scans()[rng.integers(first, end)]
-    motion = recipe.motions[class_name(task, index)]
+    rng = _generator(task, split, index, seed)
+    scan_88 = _scans()[_draw_scan(rng, task, split)]
+    motion = TASKS[task].motions[class_name(task, index)]
     coverage_THW = render_coverage(scan_88, motion(rng))
     if task == "source":
         ink_C = np.full(3, rng.uniform(170, 255))
         return paint(coverage_THW, _noise(rng), ink_C)
     ink_C = rng.uniform(0, 70, size=3)
     return paint(coverage_THW, _tinted_crop(rng), ink_C)
+
+
+def scan_of_clip(task: TaskName, split: str, index: int, *, seed: int) -> int:
+    """Tell which of the 1797 scans, in their shuffled order, a clip shows."""
+    return _draw_scan(_generator(task, split, index, seed), task, split)
+
+
+def _generator(task: TaskName, split: str, index: int, seed: int) -> np.random.Generator:
+    return np.random.default_rng([seed, TASKS[task].number, SPLITS.index(split), index])
+
+
+def _draw_scan(rng: np.random.Generator, task: TaskName, split: str) -> int:
+    return int(rng.integers(*TASKS[task].scans[split]))
 
 
 @functools.cache
