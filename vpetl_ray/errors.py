@@ -10,7 +10,7 @@ class SpecError(VpetlError):
 
 
 class DataError(VpetlError):
-    """Videos, a data set's layout or a clip store are missing, unreadable or not what they claim."""
+    """Videos, a layout or a clip store are missing, unreadable or not what they claim."""
 
 
 class CheckpointError(VpetlError):

@@ -86,6 +86,9 @@ def _search(
         console.print(front_table(result.front, title="Pareto front"))
         console.print(f"\nresults   {directory}", soft_wrap=True, highlight=False)
         console.print(f"MLflow    {result.tracking.ui_command}", soft_wrap=True, highlight=False)
+        if result.tracking.ui_page != result.tracking.ui_command:
+            page = result.tracking.ui_page
+            console.print(f"          then open {page}", soft_wrap=True, highlight=False)
     if not result.tracking.is_complete:
         console.print(
             f"MLflow lacks {result.tracking.undelivered} trials: {result.tracking.problem}; "

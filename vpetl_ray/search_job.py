@@ -29,6 +29,7 @@ from vpetl_ray.tuning.cluster import GroupPlan, free_nodes, plan_groups, ray_ses
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.run import TrialsEnd, measure_test, run_trials
 from vpetl_ray.tuning.searcher import SearchObserver
+from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.trial_protocol import GroupSetup
 from vpetl_ray.tuning.trial_runner import FineTuningSetup, fine_tuning_groups
 from vpetl_ray.tuning.worker_group import start_groups
@@ -47,6 +48,11 @@ class SearchResult:
     num_trained: int
     tracking: TrackingReport
     last_failure: str | None
+
+
+def _telling(space: Space) -> tuple[str, ...]:
+    """The searched paths, which get a column in MLflow's tables; the others are all the same."""
+    return tuple(path for path in space.searched if not path.endswith(".enabled"))
 
 
 class SearchJob:
@@ -193,6 +199,7 @@ class SearchJob:
             seed=spec.seed,
             start=plan.trials,
             on_record=tell_all,
+            max_rejects=spec.search.max_rejects,
         )
 
     def _facts(self, num_classes: int) -> SearchFacts:
@@ -233,6 +240,7 @@ class SearchJob:
                 "seed": spec.seed,
                 "space": spec.space(num_classes).summary().size_text,
             },
+            columns=_telling(spec.space(num_classes)),
             environment=environment_facts(),
             description=self._facts(num_classes).intro,
         )

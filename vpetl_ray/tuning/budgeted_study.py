@@ -29,8 +29,6 @@ logger = logging.getLogger(__name__)
 
 MAX_REPEATS = 5
 """Proposals in a row that were known already, after which one is drawn without the sampler."""
-MAX_RANDOM_DRAWS = 1_000
-"""Random proposals in a row without one that is new and within the budget: nothing is left."""
 MAX_LISTED = 20_000
 """Largest space whose configs are listed."""
 
@@ -90,6 +88,8 @@ class BudgetedStudy:
         seed: of the sampler.
         start: named values that are proposed first, in this order.
         on_record: called with every record as it becomes final.
+        max_rejects: proposals in a row that may be infeasible or repeated; after twice as many
+            (the second half drawn at random) the space counts as exhausted.
     """
 
     def __init__(
@@ -102,12 +102,14 @@ class BudgetedStudy:
         seed: int,
         start: Iterable[tuple[str | None, Mapping[str, Any]]],
         on_record: Callable[[TrialRecord], None],
+        max_rejects: int = 500,
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = space
         self._budget = budget
         self._sampler_name = sampler
         self._seed = seed
+        self._max_rejects = max_rejects
         self._num_repeats = 0
         self._unseen: list[Values] | None = None
         self._is_listed = False
@@ -155,7 +157,9 @@ class BudgetedStudy:
         """The next config to train, or None where the space has nothing new within the budget."""
         if self._unfinished:
             return self._unfinished.pop(0)
-        while self._sampler_name != "grid" or self._has_queued():
+        for _ in range(self._max_rejects):
+            if self._sampler_name == "grid" and not self._has_queued():
+                return None
             num_known = len(self._numbers_by_key)
             proposal = self._examine(self._study.ask())
             if proposal is not None:
@@ -164,8 +168,8 @@ class BudgetedStudy:
                 0 if len(self._numbers_by_key) > num_known else self._num_repeats + 1
             )
             if self._num_repeats >= MAX_REPEATS:
-                return self._ask_for_an_unseen_one()
-        return None
+                break
+        return self._ask_for_an_unseen_one()
 
     def _ask_for_an_unseen_one(self) -> Proposal | None:
         """Draw a config at random where the sampler only repeats itself.
@@ -183,6 +187,7 @@ class BudgetedStudy:
         return self._next_listed() if self._is_listed else self._next_random()
 
     def _next_listed(self) -> Proposal | None:
+        assert self._unseen is not None
         while self._unseen:
             values = self._unseen.pop()
             if self._space.build(values).key not in self._numbers_by_key:
@@ -197,7 +202,7 @@ class BudgetedStudy:
         seed = self._seed + len(self._study.get_trials(deepcopy=False))
         self._study.sampler = make_sampler("random", seed)
         try:
-            for _ in range(MAX_RANDOM_DRAWS):
+            for _ in range(self._max_rejects):
                 proposal = self._examine(self._study.ask())
                 if proposal is not None:
                     return proposal
@@ -321,7 +326,7 @@ class BudgetedStudy:
         test_top1 = self._study.user_attrs.get(f"{_TEST_TOP1}{trial.number}")
         self._records[trial.number] = replace(record, test_top1=test_top1)
         if _VALUES in trial.user_attrs:
-            self._remember_key(trial)
+            self._numbers_by_key[self._config_from(trial).key] = trial.number
         if trial.state is OptunaState.RUNNING:
             # Killed between writing the record and telling the sampler.
             self._finish_telling(trial, record)
@@ -333,24 +338,21 @@ class BudgetedStudy:
             self.tell(record)
 
     def _recall_unfinished(self, trial: FrozenTrial) -> None:
-        if _VALUES not in trial.user_attrs:
-            # Killed between being asked for and being written down: nothing was trained.
+        """Issue again what was handed out; forget what was cut off while it was being examined."""
+        config = self._config_from(trial) if _VALUES in trial.user_attrs else None
+        params = self._space.count(config) if config is not None else 0
+        if config is None or config.key in self._numbers_by_key or params > self._budget:
             self._study.tell(trial.number, state=OptunaState.FAIL)
             return
-        config = self._remember_key(trial)
+        self._numbers_by_key[config.key] = trial.number
         self._unfinished.append(
             Proposal(
                 number=trial.number,
                 config=config,
-                trainable_params=self._space.count(config),
+                trainable_params=params,
                 name=trial.user_attrs.get(_NAME),
             )
         )
-
-    def _remember_key(self, trial: FrozenTrial) -> TrialConfig:
-        config = self._config_from(trial)
-        self._numbers_by_key[config.key] = trial.number
-        return config
 
     def _config_from(self, trial: FrozenTrial) -> TrialConfig:
         return self._space.build(self._space.from_json(trial.user_attrs[_VALUES]))
