@@ -19,7 +19,7 @@ import torch
 from benchmarks.demo_task.clips import source_clips
 from benchmarks.report import describe_commit
 from vpetl_ray.data.demo import DEMO_CHECKPOINT
-from vpetl_ray.models.arch import get_arch
+from vpetl_ray.models.arch import count_backbone, get_arch
 from vpetl_ray.models.checkpoints import load_backbone, save_backbone
 from vpetl_ray.models.video_swin import VideoSwin
 from vpetl_ray.petl.attach import attach
@@ -83,7 +83,7 @@ def main() -> None:
     stored = VideoSwin(get_arch(ARCH), num_classes=10)
     load_backbone(stored, path, load_head=True)
     card = CARD.format(
-        num_parameters=sum(p.numel() for p in model.parameters()) - 10 * 129,
+        num_parameters=count_backbone(model.arch),
         num_train=len(train),
         num_test=len(test),
         seed=SEED,
