@@ -98,6 +98,9 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     if address == "local":
         # `address='local'` never attaches to a cluster that another process left running.
         settings |= {"num_cpus": num_cpus, "include_dashboard": False}
+        # Above four times this, Ray warns on the terminal of too many processes; a handful of
+        # small helpers for each group is what it counts.
+        os.environ.setdefault("RAY_worker_maximum_startup_concurrency", "8")
     if os.environ.get("PYTHONDONTWRITEBYTECODE"):
         # Without bytecode, every worker compiles torch and Ray again: 10 s more for each.
         settings["runtime_env"] = {"env_vars": {"PYTHONDONTWRITEBYTECODE": ""}}
