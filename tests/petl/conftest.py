@@ -3,11 +3,14 @@ from collections.abc import Iterator
 import pytest
 import torch
 
-from vpetl_ray.models.arch import SwinArch, get_arch
-from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models.arch import Arch, ViTArch, get_arch
+from vpetl_ray.models.backbone import Backbone
+from vpetl_ray.models.build import build_model
 from vpetl_ray.petl.methods import AdapterConfig, FullConfig, MethodConfig, PattConfig
 
 NUM_CLASSES = 5
+BACKBONES = ("swin3d_nano", "vit_nano_mae", "vit_nano_videomae")
+"""One of each kind: windows, class token and learned positions, mean and no key bias."""
 
 # One example or more of every method; the contract tests run over them, and one of them checks
 # that no method of the table is left out.
@@ -28,29 +31,46 @@ def _one_thread() -> None:
     torch.set_num_threads(1)
 
 
+def pytest_configure(config: pytest.Config) -> None:
+    config.addinivalue_line("markers", "every_backbone: run on one backbone of each kind")
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    wants_all = metafunc.definition.get_closest_marker("every_backbone") is not None
+    if wants_all and "arch" in metafunc.fixturenames:
+        metafunc.parametrize("arch", BACKBONES, indirect=True)
+
+
 @pytest.fixture(scope="session")
-def nano() -> SwinArch:
+def nano() -> Arch:
     return get_arch("swin3d_nano")
 
 
+@pytest.fixture
+def arch(request: pytest.FixtureRequest) -> Arch:
+    return get_arch(getattr(request, "param", "swin3d_nano"))
+
+
 @pytest.fixture(scope="session")
-def _shared_model(nano: SwinArch) -> VideoSwin:
+def _shared_models() -> dict[str, Backbone]:
     torch.manual_seed(0)
-    return VideoSwin(nano, NUM_CLASSES).eval()
+    return {name: build_model(get_arch(name), NUM_CLASSES).eval() for name in BACKBONES}
 
 
 @pytest.fixture
-def model(_shared_model: VideoSwin) -> Iterator[VideoSwin]:
+def model(arch: Arch, _shared_models: dict[str, Backbone]) -> Iterator[Backbone]:
     """A nano backbone that must be given back as it was."""
-    yield _shared_model
-    attached = getattr(_shared_model, "_attached", None)
+    model = _shared_models[arch.name]
+    yield model
+    attached = getattr(model, "_attached", None)
     if attached is not None:
         attached.detach()
 
 
-@pytest.fixture(scope="session")
-def video() -> torch.Tensor:
-    return torch.randn(2, 3, 8, 32, 32, generator=torch.Generator().manual_seed(1))
+@pytest.fixture
+def video(arch: Arch) -> torch.Tensor:
+    size = arch.clip_size if isinstance(arch, ViTArch) else (8, 32, 32)
+    return torch.randn(2, 3, *size, generator=torch.Generator().manual_seed(1))
 
 
 @pytest.fixture(params=list(EXAMPLES.values()), ids=list(EXAMPLES))

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from vpetl_ray.errors import CheckpointError, VpetlError
-from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.methods import AdapterConfig, FullConfig, MethodConfig, PattConfig
@@ -26,9 +26,10 @@ DEPTHS = {
 }
 
 
+@pytest.mark.every_backbone
 @pytest.mark.parametrize(("config", "depth"), DEPTHS.values(), ids=DEPTHS)
 def test_nothing_below_the_first_depth_is_trained(
-    model: VideoSwin, config: PetlConfig, depth: int, video: torch.Tensor
+    model: Backbone, config: PetlConfig, depth: int, video: torch.Tensor
 ):
     attached = attach(model, config, seed=0)
     assert attached.first_depth == depth
@@ -38,9 +39,7 @@ def test_nothing_below_the_first_depth_is_trained(
 
 
 @pytest.mark.parametrize("other", [ADAPTER, FullConfig()], ids=["adapter", "full"])
-def test_start_of_a_method_does_not_depend_on_what_else_is_on(
-    model: VideoSwin, other: MethodConfig
-):
+def test_start_of_a_method_does_not_depend_on_what_else_is_on(model: Backbone, other: MethodConfig):
     alone = attach(model, PetlConfig(methods=(PATT,)), seed=5)
     expected = alone.state_dict()
     alone.detach()
@@ -49,7 +48,7 @@ def test_start_of_a_method_does_not_depend_on_what_else_is_on(
     assert all(torch.equal(expected[name], state[name]) for name in expected)
 
 
-def test_start_does_not_depend_on_the_stages_that_are_on(model: VideoSwin):
+def test_start_does_not_depend_on_the_stages_that_are_on(model: Backbone):
     alone = attach(model, at_stages(3), seed=5)
     expected = alone.state_dict()
     alone.detach()
@@ -57,7 +56,7 @@ def test_start_does_not_depend_on_the_stages_that_are_on(model: VideoSwin):
     assert all(torch.equal(expected[name], more[name]) for name in expected)
 
 
-def test_classifier_that_is_not_trained_is_new_and_frozen(model: VideoSwin):
+def test_classifier_that_is_not_trained_is_new_and_frozen(model: Backbone):
     old = model.head.weight.clone()
     attached = attach(model, PetlConfig(methods=(PATT,), train_classifier=False), seed=0)
     assert not torch.equal(model.head.weight, old)
@@ -66,14 +65,14 @@ def test_classifier_that_is_not_trained_is_new_and_frozen(model: VideoSwin):
     assert "head.weight" in attached.state_dict()
 
 
-def test_nothing_trainable_is_refused(model: VideoSwin):
+def test_nothing_trainable_is_refused(model: Backbone):
     nothing = PetlConfig(methods=(PattConfig(targets=(), d_bottle=1),), train_classifier=False)
     with pytest.raises(VpetlError, match="nothing is trained"):
         attach(model, nothing, seed=0)
 
 
 def test_method_that_matches_nothing_is_warned_about(
-    model: VideoSwin, caplog: pytest.LogCaptureFixture
+    model: Backbone, caplog: pytest.LogCaptureFixture
 ):
     with caplog.at_level(logging.WARNING):
         attached = attach(model, at_stages(), seed=0)
@@ -81,14 +80,14 @@ def test_method_that_matches_nothing_is_warned_about(
     assert "adapter: matches nothing" in caplog.text
 
 
-def test_second_attach_is_refused_and_leaves_the_first(model: VideoSwin):
+def test_second_attach_is_refused_and_leaves_the_first(model: Backbone):
     first = attach(model, PetlConfig(methods=(PATT,)), seed=0)
     with pytest.raises(VpetlError, match="detach it first"):
         attach(model, PetlConfig(), seed=0)
     assert all(p.requires_grad for p in first.trainable.values())
 
 
-def test_bad_config_leaves_the_model_alone(model: VideoSwin):
+def test_bad_config_leaves_the_model_alone(model: Backbone):
     names = list(model.state_dict())
     with pytest.raises(VpetlError, match="stage 4 does not exist"):
         attach(model, at_stages(4), seed=0)
@@ -96,7 +95,7 @@ def test_bad_config_leaves_the_model_alone(model: VideoSwin):
     assert all(p.requires_grad for p in model.parameters())
 
 
-def test_detach_twice_or_late_does_not_touch_a_newer_attachment(model: VideoSwin):
+def test_detach_twice_or_late_does_not_touch_a_newer_attachment(model: Backbone):
     first = attach(model, PetlConfig(methods=(PATT,)), seed=0)
     first.detach()
     second = attach(model, PetlConfig(methods=(ADAPTER,)), seed=0)
@@ -105,7 +104,7 @@ def test_detach_twice_or_late_does_not_touch_a_newer_attachment(model: VideoSwin
     assert len(model.block_modules()[0][1].mlp_branches) == 1
 
 
-def test_state_of_another_config_is_refused(model: VideoSwin):
+def test_state_of_another_config_is_refused(model: Backbone):
     narrow = attach(model, PetlConfig(methods=(PATT,)), seed=0)
     state = narrow.state_dict()
     narrow.detach()
@@ -118,7 +117,7 @@ def test_state_of_another_config_is_refused(model: VideoSwin):
         other.load_state_dict(state)
 
 
-def test_state_is_a_copy(model: VideoSwin):
+def test_state_is_a_copy(model: Backbone):
     attached = attach(model, PetlConfig(methods=(PATT,)), seed=0)
     state = attached.state_dict()
     with torch.no_grad():

@@ -3,7 +3,7 @@ import json
 import pytest
 
 from vpetl_ray.errors import VpetlError
-from vpetl_ray.models.arch import SwinArch, get_arch
+from vpetl_ray.models.arch import Arch, get_arch
 from vpetl_ray.petl.config import PetlConfig, make_method
 from vpetl_ray.petl.methods import AdapterConfig, PattConfig
 
@@ -44,7 +44,7 @@ def test_stage_that_the_architecture_has_not_is_refused():
         config.check(get_arch("swin3d_b"))
 
 
-def test_method_twice_in_one_stage_is_refused(nano: SwinArch):
+def test_method_twice_in_one_stage_is_refused(nano: Arch):
     twice = PetlConfig(methods=(AdapterConfig(d_bottle=2), AdapterConfig(d_bottle=4, stages=(3,))))
     with pytest.raises(VpetlError, match=r"adapter\.stages: stage 3 has it already"):
         twice.check(nano)
@@ -55,7 +55,7 @@ def test_unknown_key_of_the_config_is_refused():
         PetlConfig.from_dict({"method": []})
 
 
-def test_config_survives_json(nano: SwinArch):
+def test_config_survives_json(nano: Arch):
     config = PetlConfig(
         methods=(make_method(PATT), AdapterConfig(d_bottle=3, scale="learned", stages=(1, 3))),
         train_classifier=False,
@@ -65,7 +65,7 @@ def test_config_survives_json(nano: SwinArch):
     assert again.key(nano) == config.key(nano)
 
 
-def test_different_spellings_of_one_config_have_one_key(nano: SwinArch):
+def test_different_spellings_of_one_config_have_one_key(nano: Arch):
     patt, adapter = PattConfig(targets=("k", "v"), d_bottle=8), AdapterConfig(d_bottle=4)
     spellings = [
         (patt, adapter),
@@ -78,7 +78,7 @@ def test_different_spellings_of_one_config_have_one_key(nano: SwinArch):
     assert len(keys) == 1
 
 
-def test_what_builds_something_else_has_another_key(nano: SwinArch):
+def test_what_builds_something_else_has_another_key(nano: Arch):
     configs = [
         PetlConfig(),
         PetlConfig(methods=(make_method(PATT),)),

@@ -3,7 +3,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpetl_ray.models.arch import get_arch
-from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models.backbone import Backbone
+from vpetl_ray.models.build import build_model
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
@@ -99,13 +100,17 @@ configs = st.builds(
     st.booleans(),
 )
 
-NANO_MODEL = VideoSwin(get_arch("swin3d_nano"), 7)
+MODELS = {
+    name: build_model(get_arch(name), 7)
+    for name in ("swin3d_nano", "vit_nano_mae", "vit_nano_videomae")
+}
 
 
-@settings(max_examples=60, deadline=None)
+@pytest.mark.parametrize("model", MODELS.values(), ids=MODELS)
+@settings(max_examples=30, deadline=None)
 @given(config=configs)
-def test_count_by_arithmetic_equals_the_built_model(config: PetlConfig):
-    arch = NANO_MODEL.arch
+def test_count_by_arithmetic_equals_the_built_model(model: Backbone, config: PetlConfig):
+    arch = model.arch
     count = count_trainable(config, arch, 7)
     canonical = config.canonical(arch)
     assert count_trainable(canonical, arch, 7) == count or set(
@@ -114,11 +119,11 @@ def test_count_by_arithmetic_equals_the_built_model(config: PetlConfig):
     assert canonical.canonical(arch) == canonical
     if count.total == 0:
         return
-    attached = attach(NANO_MODEL, config, seed=0)
+    attached = attach(model, config, seed=0)
     try:
-        built = sum(p.numel() for p in NANO_MODEL.parameters() if p.requires_grad)
+        built = sum(p.numel() for p in model.parameters() if p.requires_grad)
         assert built == count.total
-        assert {p for p in NANO_MODEL.parameters() if p.requires_grad} == set(
+        assert {p for p in model.parameters() if p.requires_grad} == set(
             attached.trainable.values()
         )
     finally:

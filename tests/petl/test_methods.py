@@ -1,13 +1,16 @@
-"""The contract that every method of the table keeps. A new method needs an example, no test."""
+"""The contract that every method keeps on every backbone. A new one needs an example, no test."""
 
+import pytest
 import torch
 
-from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig, make_method
 from vpetl_ray.petl.count import count_trainable
 from vpetl_ray.petl.method import method_to_dict
 from vpetl_ray.petl.methods import METHODS, MethodConfig
+
+pytestmark = pytest.mark.every_backbone
 
 
 def test_every_method_of_the_table_has_an_example(examples):
@@ -15,7 +18,7 @@ def test_every_method_of_the_table_has_an_example(examples):
 
 
 def test_method_computes_at_its_start_what_it_declares(
-    model: VideoSwin, method: MethodConfig, video: torch.Tensor
+    model: Backbone, method: MethodConfig, video: torch.Tensor
 ):
     with torch.no_grad():
         before = model.forward_prefix(video, model.arch.num_stages)
@@ -26,7 +29,7 @@ def test_method_computes_at_its_start_what_it_declares(
 
 
 def test_method_changes_the_output_once_it_is_trained(
-    model: VideoSwin, method: MethodConfig, video: torch.Tensor
+    model: Backbone, method: MethodConfig, video: torch.Tensor
 ):
     attached = attach(model, PetlConfig(methods=(method,)), seed=0)
     branches = {name: p for name, p in attached.trainable.items() if not name.startswith("head")}
@@ -38,7 +41,7 @@ def test_method_changes_the_output_once_it_is_trained(
 
 
 def test_gradients_reach_exactly_what_the_method_declares(
-    model: VideoSwin, method: MethodConfig, video: torch.Tensor
+    model: Backbone, method: MethodConfig, video: torch.Tensor
 ):
     attached = attach(model, PetlConfig(methods=(method,)), seed=0)
     _shake(attached.trainable)
@@ -53,7 +56,7 @@ def test_gradients_reach_exactly_what_the_method_declares(
     assert unused == []
 
 
-def test_count_equals_what_is_built(model: VideoSwin, method: MethodConfig):
+def test_count_equals_what_is_built(model: Backbone, method: MethodConfig):
     config = PetlConfig(methods=(method,))
     count = count_trainable(config, model.arch, model.head.out_features)
     attached = attach(model, config, seed=0)
@@ -62,7 +65,7 @@ def test_count_equals_what_is_built(model: VideoSwin, method: MethodConfig):
 
 
 def test_detach_gives_the_model_back_bit_for_bit(
-    model: VideoSwin, method: MethodConfig, video: torch.Tensor
+    model: Backbone, method: MethodConfig, video: torch.Tensor
 ):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     grads = {name: p.requires_grad for name, p in model.named_parameters()}
@@ -78,7 +81,7 @@ def test_detach_gives_the_model_back_bit_for_bit(
 
 
 def test_state_goes_into_another_attachment_and_gives_the_same_output(
-    model: VideoSwin, method: MethodConfig, video: torch.Tensor
+    model: Backbone, method: MethodConfig, video: torch.Tensor
 ):
     config = PetlConfig(methods=(method,), train_classifier=False)
     attached = attach(model, config, seed=0)
@@ -94,7 +97,7 @@ def test_state_goes_into_another_attachment_and_gives_the_same_output(
 
 
 def test_same_seed_gives_the_same_start_and_another_seed_another(
-    model: VideoSwin, method: MethodConfig
+    model: Backbone, method: MethodConfig
 ):
     starts = []
     for seed in (0, 0, 1):
@@ -105,7 +108,7 @@ def test_same_seed_gives_the_same_start_and_another_seed_another(
     assert any(not torch.equal(starts[0][name], starts[2][name]) for name in starts[0])
 
 
-def test_nothing_is_drawn_from_the_global_generator(model: VideoSwin, method: MethodConfig):
+def test_nothing_is_drawn_from_the_global_generator(model: Backbone, method: MethodConfig):
     torch.manual_seed(7)
     expected = torch.rand(3)
     torch.manual_seed(7)
@@ -117,7 +120,7 @@ def test_settings_survive_a_round_trip_through_a_dict(method: MethodConfig):
     assert make_method(method_to_dict(method)) == method
 
 
-def test_bfloat16_is_close_to_float32(model: VideoSwin, method: MethodConfig, video: torch.Tensor):
+def test_bfloat16_is_close_to_float32(model: Backbone, method: MethodConfig, video: torch.Tensor):
     attached = attach(model, PetlConfig(methods=(method,)), seed=0)
     _shake(attached.trainable, size=0.02)
     exact = model(video)
