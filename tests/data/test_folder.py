@@ -120,7 +120,9 @@ def test_a_root_that_is_missing_or_a_file_is_named(tmp_path: Path) -> None:
 
 
 def test_a_source_by_another_name_or_without_its_path_is_an_error(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"must be one of demo, folder, got 'foldr' \(did you mean"):
+    with pytest.raises(
+        DataError, match=r"must be one of demo, folder, .*, got 'foldr' \(did you mean"
+    ):
         open_data_set("foldr", tmp_path, cache_root=tmp_path)
     with pytest.raises(DataError, match=r"data\.path: the source 'folder' needs"):
         open_data_set("folder", cache_root=tmp_path)

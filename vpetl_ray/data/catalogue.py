@@ -13,6 +13,7 @@ from typing import Any
 
 from vpetl_ray.data.data_set import DataSet
 from vpetl_ray.data.folder import list_folder
+from vpetl_ray.data.hmdb51 import list_hmdb51
 from vpetl_ray.errors import DataError
 
 
@@ -25,6 +26,14 @@ class OpenOptions:
     val_share: float
     split_seed: int
     num_processes: int
+    split: int = 1
+    """Which of the official splits, where there are several."""
+
+    @property
+    def root(self) -> Path:
+        """The path, of a source that needs one."""
+        assert self.path is not None  # open_data_set has seen to it
+        return self.path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +43,10 @@ class Source:
     open: Callable[[OpenOptions], DataSet]
     needs_path: bool = True
     """Whether the user has to say where the videos are."""
+    path_is: str = "the folder its videos are in"
+    """What the path leads to."""
+    options: tuple[str, ...] = ()
+    """Fields of `DataConfig` that only some sources know, and this one does."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `ClipSpec` and `ViewSpec` that differ from their defaults for this source."""
 
@@ -49,10 +62,17 @@ def _open_demo(options: OpenOptions) -> DataSet:
 
 
 def _open_folder(options: OpenOptions) -> DataSet:
-    if options.path is None:
-        raise DataError("data.path: the source 'folder' needs the folder its videos are in")
     return list_folder(
-        "folder", options.path, val_share=options.val_share, split_seed=options.split_seed
+        "folder", options.root, val_share=options.val_share, split_seed=options.split_seed
+    )
+
+
+def _open_hmdb51(options: OpenOptions) -> DataSet:
+    return list_hmdb51(
+        options.root,
+        split=options.split,
+        val_share=options.val_share,
+        split_seed=options.split_seed,
     )
 
 
@@ -64,6 +84,9 @@ SOURCES: Mapping[str, Source] = {
         defaults={"stride": 1, "size": 32, "train_crop": "centre", "flip": 0.0},
     ),
     "folder": Source(open=_open_folder),
+    "hmdb51": Source(
+        open=_open_hmdb51, options=("split",), defaults={"frames": 8, "stride": 2, "size": 224}
+    ),
 }
 
 
@@ -84,6 +107,7 @@ def open_data_set(
     val_share: float = 0.1,
     split_seed: int = 0,
     num_processes: int = 1,
+    split: int = 1,
 ) -> DataSet:
     """List the videos of a data set.
 
@@ -94,12 +118,15 @@ def open_data_set(
         val_share: share of the training videos held out where the set has no validation split.
         split_seed: decides which ones are held out.
         num_processes: how many processes make the demo's videos.
+        split: which of the official splits, where there are several.
 
     Raises:
         DataError: unknown source, missing path, or a layout that is not the expected one.
 
     """
     entry = get_source(source)
+    if entry.needs_path and not path:
+        raise DataError(f"data.path: the source {source!r} needs {entry.path_is}")
     return entry.open(
         OpenOptions(
             path=Path(path).expanduser().absolute() if path else None,
@@ -107,5 +134,6 @@ def open_data_set(
             val_share=val_share,
             split_seed=split_seed,
             num_processes=num_processes,
+            split=split,
         )
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-from vpetl_ray.data.catalogue import get_source
+from vpetl_ray.data.catalogue import SOURCES, get_source
 from vpetl_ray.errors import DataError
 
 Sampling = Literal["dense", "uniform"]
@@ -77,6 +77,8 @@ class DataConfig:
     """Which kind of data set: a name of `catalogue.SOURCES`."""
     path: str | None = None
     """The data set's root; the demo makes its own."""
+    split: int | None = None
+    """Which of the official splits of hmdb51, 1 to 3. Default: 1."""
     frames: int | None = None
     """Frames in a clip. Default: 8."""
     stride: int | None = None
@@ -99,12 +101,24 @@ class DataConfig:
     """Share of the videos that may be unreadable (skipped by name) before it is an error."""
 
     def __post_init__(self) -> None:
+        self._check_options()
+        if self.split is not None:
+            _require("split", self.split, 1, 3)
         if not 0 < self.val_share < 0.5:
             raise DataError(f"data.val_share: must be between 0 and 0.5, got {self.val_share}")
         if not 0 <= self.max_skipped_share < 1:
             raise DataError(
                 f"data.max_skipped_share: must be from 0 to below 1, got {self.max_skipped_share}"
             )
+
+    def _check_options(self) -> None:
+        known = get_source(self.source).options
+        for name in sorted({name for source in SOURCES.values() for name in source.options}):
+            if getattr(self, name) and name not in known:
+                takers = " and ".join(s for s, source in SOURCES.items() if name in source.options)
+                raise DataError(
+                    f"data.{name}: is for {takers} alone, leave it out with {self.source!r}"
+                )
 
     def clip_spec(self) -> ClipSpec:
         """Say what is stored of each video."""

@@ -68,6 +68,7 @@ def prepare_store(
         val_share=config.val_share,
         split_seed=config.split_seed,
         num_processes=max(1, cores),
+        split=config.split or 1,
     )
     num_decoded = 0
 

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any
 
+from vpetl_ray.data.catalogue import get_source
 from vpetl_ray.data.config import DataConfig
 from vpetl_ray.data.demo_motion import TARGET_MOTIONS
 from vpetl_ray.errors import VpetlError
@@ -76,8 +77,8 @@ def _check_data(found: Findings) -> None:
                 found.add(("data", key), f"the demo {fact}; leave it out, got {show(data[key])}")
         found.values[_CLASSES] = num_classes
     elif data.get("path", "") is None:
-        text = f"is missing; the source {data['source']!r} needs the folder its videos are in"
-        found.add(("data", "path"), text)
+        needed = get_source(data["source"]).path_is
+        found.add(("data", "path"), f"is missing; the source {data['source']!r} needs {needed}")
     _resolve_data(data, found)
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal, TypeAlias, get_args
 from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
+from vpetl_ray.data.catalogue import SOURCES
 from vpetl_ray.models.arch import ARCHS
 from vpetl_ray.petl.bottleneck import ACTIVATIONS
 from vpetl_ray.petl.methods.adapter import PLACEMENTS
@@ -23,7 +24,6 @@ from vpetl_ray.tuning.domains import Domain, Fixed
 from vpetl_ray.tuning.samplers import SAMPLERS
 from vpetl_ray.tuning.start import START_CONFIGS
 
-SOURCES = ("demo", "folder")
 DEMO_WEIGHTS = "demo"
 
 Auto: TypeAlias = Literal["auto"]
@@ -50,13 +50,17 @@ def section_of(info: FieldInfo) -> type[Section] | None:
 class DataSection(Section):
     """Which videos, what of each is stored, and what the network sees of it."""
 
-    source: Annotated[str, Given(Word(options=SOURCES))] = Field(
+    source: Annotated[str, Given(Word(options=tuple(SOURCES)))] = Field(
         default="demo",
-        description="demo: handwriting in motion, made on the spot. folder: class/video files.",
+        description="demo: handwriting in motion, made on the spot. folder: class/video files. "
+        "hmdb51: as published.",
     )
     path: Annotated[str | None, Given(Text(what="a folder", nullable=True))] = Field(
         default=None,
         description="The data set's folder; a relative one is looked for beside the spec file.",
+    )
+    split: Annotated[int | None, Given(Whole(low=1, high=3, nullable=True))] = Field(
+        default=None, description="Which of the official splits of hmdb51. Default 1."
     )
     num_classes: Annotated[int | None, Given(Whole(low=2, high=100_000, nullable=True))] = Field(
         default=None, description="Number of classes; by default counted in the data."
