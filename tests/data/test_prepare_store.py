@@ -29,12 +29,22 @@ from vpetl_ray.errors import DataError
             ViewSpec(size=112, train_crop="random", flip=0),
         ),
         (
+            DataConfig(source="hmdb51"),
+            ClipSpec(frames=8, stride=2, short_side=256),
+            ViewSpec(size=224, train_crop="random", flip=0.5),
+        ),
+        (
+            DataConfig(source="ssv2"),
+            ClipSpec(frames=8, stride=2, short_side=256, sampling="uniform"),
+            ViewSpec(size=224, train_crop="random", flip=0),
+        ),
+        (
             DataConfig(source="demo", short_side=40, flip=True),
             ClipSpec(frames=8, stride=1, short_side=40),
             ViewSpec(size=32, train_crop="centre", flip=0.5),
         ),
     ],
-    ids=["demo", "folder", "some given", "demo, some given"],
+    ids=["demo", "folder", "some given", "hmdb51", "ssv2", "demo, some given"],
 )
 def test_what_is_not_given_is_the_sources_default(
     config: DataConfig, clip: ClipSpec, view: ViewSpec
@@ -57,6 +67,23 @@ def test_what_is_not_given_is_the_sources_default(
 def test_values_out_of_range_are_named(values: dict[str, object], message: str) -> None:
     with pytest.raises(DataError, match=message):
         DataConfig(source="folder", **values).clip_spec()  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (
+            {"source": "folder", "split": 2},
+            "data.split: is for hmdb51 alone, leave it out with 'fo",
+        ),
+        ({"source": "hmdb51", "split": 4}, "data.split: must be a whole number from 1 to 3, got 4"),
+        ({"source": "ssv2", "outside_paths": True}, "data.outside_paths: is for csv alone"),
+        ({"source": "sv2"}, r"data.source: must be one of .*did you mean 'ssv2'"),
+    ],
+)
+def test_options_of_other_sources_are_named(values: dict[str, object], message: str) -> None:
+    with pytest.raises(DataError, match=message):
+        DataConfig(**values)  # type: ignore[arg-type]
 
 
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:

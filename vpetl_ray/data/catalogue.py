@@ -11,9 +11,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vpetl_ray.data.csv_manifest import list_csv
 from vpetl_ray.data.data_set import DataSet
 from vpetl_ray.data.folder import list_folder
 from vpetl_ray.data.hmdb51 import list_hmdb51
+from vpetl_ray.data.ssv2 import list_ssv2
 from vpetl_ray.errors import DataError
 
 
@@ -28,6 +30,8 @@ class OpenOptions:
     num_processes: int
     split: int = 1
     """Which of the official splits, where there are several."""
+    outside_paths: bool = False
+    """Whether a list of videos may name some outside of its folder."""
 
     @property
     def root(self) -> Path:
@@ -76,6 +80,19 @@ def _open_hmdb51(options: OpenOptions) -> DataSet:
     )
 
 
+def _open_ssv2(options: OpenOptions) -> DataSet:
+    return list_ssv2(options.root, val_share=options.val_share, split_seed=options.split_seed)
+
+
+def _open_csv(options: OpenOptions) -> DataSet:
+    return list_csv(
+        options.root,
+        outside_paths=options.outside_paths,
+        val_share=options.val_share,
+        split_seed=options.split_seed,
+    )
+
+
 SOURCES: Mapping[str, Source] = {
     "demo": Source(
         open=_open_demo,
@@ -84,8 +101,17 @@ SOURCES: Mapping[str, Source] = {
         defaults={"stride": 1, "size": 32, "train_crop": "centre", "flip": 0.0},
     ),
     "folder": Source(open=_open_folder),
+    "csv": Source(
+        open=_open_csv, path_is="the CSV file that lists its videos", options=("outside_paths",)
+    ),
     "hmdb51": Source(
         open=_open_hmdb51, options=("split",), defaults={"frames": 8, "stride": 2, "size": 224}
+    ),
+    "ssv2": Source(
+        open=_open_ssv2,
+        # Mirrored, "from left to right" is another class; and the end of a video tells as much
+        # as its middle, so frames are spread over all of it, as Video Swin takes them there.
+        defaults={"sampling": "uniform", "flip": 0.0},
     ),
 }
 
@@ -108,6 +134,7 @@ def open_data_set(
     split_seed: int = 0,
     num_processes: int = 1,
     split: int = 1,
+    outside_paths: bool = False,
 ) -> DataSet:
     """List the videos of a data set.
 
@@ -119,6 +146,7 @@ def open_data_set(
         split_seed: decides which ones are held out.
         num_processes: how many processes make the demo's videos.
         split: which of the official splits, where there are several.
+        outside_paths: whether a list of videos may name some outside of its folder.
 
     Raises:
         DataError: unknown source, missing path, or a layout that is not the expected one.
@@ -135,5 +163,6 @@ def open_data_set(
             split_seed=split_seed,
             num_processes=num_processes,
             split=split,
+            outside_paths=outside_paths,
         )
     )

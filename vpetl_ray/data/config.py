@@ -76,9 +76,11 @@ class DataConfig:
     source: str = "demo"
     """Which kind of data set: a name of `catalogue.SOURCES`."""
     path: str | None = None
-    """The data set's root; the demo makes its own."""
+    """The data set's root, a csv manifest itself; the demo makes its own."""
     split: int | None = None
     """Which of the official splits of hmdb51, 1 to 3. Default: 1."""
+    outside_paths: bool = False
+    """Whether a csv manifest may list videos outside of its folder (by `..`, links, full paths)."""
     frames: int | None = None
     """Frames in a clip. Default: 8."""
     stride: int | None = None

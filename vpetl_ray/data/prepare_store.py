@@ -69,6 +69,7 @@ def prepare_store(
         split_seed=config.split_seed,
         num_processes=max(1, cores),
         split=config.split or 1,
+        outside_paths=config.outside_paths,
     )
     num_decoded = 0
 

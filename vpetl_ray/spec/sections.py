@@ -53,14 +53,20 @@ class DataSection(Section):
     source: Annotated[str, Given(Word(options=tuple(SOURCES)))] = Field(
         default="demo",
         description="demo: handwriting in motion, made on the spot. folder: class/video files. "
-        "hmdb51: as published.",
+        "csv: a file with the columns path, label and, if you like, split. hmdb51, ssv2: as "
+        "published.",
     )
     path: Annotated[str | None, Given(Text(what="a folder", nullable=True))] = Field(
         default=None,
-        description="The data set's folder; a relative one is looked for beside the spec file.",
+        description="The data set's folder, or the csv file; a relative one is looked for "
+        "beside the spec file.",
     )
     split: Annotated[int | None, Given(Whole(low=1, high=3, nullable=True))] = Field(
         default=None, description="Which of the official splits of hmdb51. Default 1."
+    )
+    outside_paths: Annotated[bool, Given(Flag())] = Field(
+        default=False,
+        description="csv: whether listed videos may lie outside of the file's folder.",
     )
     num_classes: Annotated[int | None, Given(Whole(low=2, high=100_000, nullable=True))] = Field(
         default=None, description="Number of classes; by default counted in the data."
@@ -83,7 +89,8 @@ class DataSection(Section):
     sampling: Annotated[str | None, Given(Word(options=("dense", "uniform"), nullable=True))] = (
         Field(
             default=None,
-            description="dense: a run of frames from the centre. uniform: spread over the video.",
+            description="dense: a run of frames from the centre. uniform: spread over the video. "
+            "Default dense; ssv2 uniform.",
         )
     )
     train_crop: Annotated[str | None, Given(Word(options=("random", "centre"), nullable=True))] = (
@@ -94,7 +101,7 @@ class DataSection(Section):
     )
     flip: Annotated[float | None, Given(Number(low=0, high=1, nullable=True))] = Field(
         default=None,
-        description="Probability of a mirrored clip in training. Default 0.5; the demo 0.",
+        description="Probability of a mirrored clip in training. Default 0.5; the demo and ssv2 0.",
     )
     val_share: Annotated[float, Given(Number(above=0, below=0.5))] = Field(
         default=0.1,
