@@ -55,6 +55,10 @@ class Source:
     """Fields of `ClipSpec` and `ViewSpec` that differ from their defaults for this source."""
 
 
+_PICTURES = "the folder its files are in"
+_ONE_FRAME = {"frames": 1, "stride": 1}
+
+
 def _open_demo(options: OpenOptions) -> DataSet:
     # Imported here: drawing the demo takes scikit-learn, which no other data set needs.
     from vpetl_ray.data.demo import make_demo_videos  # noqa: PLC0415
@@ -93,6 +97,24 @@ def _open_csv(options: OpenOptions) -> DataSet:
     )
 
 
+def _open_cifar100(options: OpenOptions) -> DataSet:
+    from vpetl_ray.data.cifar100 import list_cifar100  # noqa: PLC0415
+
+    return list_cifar100(options.root, val_share=options.val_share, split_seed=options.split_seed)
+
+
+def _open_svhn(options: OpenOptions) -> DataSet:
+    from vpetl_ray.data.svhn import list_svhn  # noqa: PLC0415
+
+    return list_svhn(options.root, val_share=options.val_share, split_seed=options.split_seed)
+
+
+def _open_food101(options: OpenOptions) -> DataSet:
+    from vpetl_ray.data.food101 import list_food101  # noqa: PLC0415
+
+    return list_food101(options.root, val_share=options.val_share, split_seed=options.split_seed)
+
+
 SOURCES: Mapping[str, Source] = {
     "demo": Source(
         open=_open_demo,
@@ -113,6 +135,10 @@ SOURCES: Mapping[str, Source] = {
         # as its middle, so frames are spread over all of it, as Video Swin takes them there.
         defaults={"sampling": "uniform", "flip": 0.0},
     ),
+    "cifar100": Source(open=_open_cifar100, path_is=_PICTURES, defaults=_ONE_FRAME),
+    # A mirrored digit is none.
+    "svhn": Source(open=_open_svhn, path_is=_PICTURES, defaults={**_ONE_FRAME, "flip": 0.0}),
+    "food101": Source(open=_open_food101, path_is=_PICTURES, defaults=_ONE_FRAME),
 }
 
 

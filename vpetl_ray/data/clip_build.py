@@ -7,10 +7,9 @@ same store wait and then find it. A store whose data set or clip spec changes is
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,11 +17,19 @@ from pathlib import Path
 from vpetl_ray.data.clip_file import ClipWriter, FileSeal
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import ClipSpec
-from vpetl_ray.data.data_set import DataSet, Split
-from vpetl_ray.data.decode_pool import DecodePool
+from vpetl_ray.data.data_set import DataSet, Split, VideoItem
+from vpetl_ray.data.decode_pool import DecodePool, Outcome
 from vpetl_ray.data.decoded import UnreadableVideoError
 from vpetl_ray.data.file_lock import file_lock
-from vpetl_ray.data.manifest import Manifest, Skipped, fingerprint, read_manifest, write_manifest
+from vpetl_ray.data.manifest import (
+    Manifest,
+    Skipped,
+    decoder_of,
+    fingerprint,
+    read_manifest,
+    write_manifest,
+)
+from vpetl_ray.data.pictures import picture_clips
 from vpetl_ray.errors import DataError
 
 _MANY_SKIPPED = 100
@@ -84,6 +91,7 @@ def build_clip_store(
                             clip_spec=spec,
                             files=files,
                             skipped=tuple(build.skipped),
+                            decoder=decoder_of(data_set),
                         ),
                     )
     manifest = read_manifest(final)
@@ -135,15 +143,21 @@ class _Build:
 
     def _write_split(self, split: Split, writer: ClipWriter) -> None:
         items = self._data_set.splits[split]
-        with closing(self._pool.decode(item.path for item in items)) as outcomes:
+        with closing(self._decode(items)) as outcomes:
             for item, outcome in zip(items, outcomes, strict=True):
-                video = os.path.relpath(item.path, self._data_set.root)
+                video = self._data_set.name_of(item)
                 if isinstance(outcome, UnreadableVideoError):
                     self._skip(video, str(outcome))
                 else:
                     writer.add(video, item.label, outcome)
                     self._num_bytes += outcome.nbytes
                 self._tell()
+
+    def _decode(self, items: Sequence[VideoItem]) -> Generator[Outcome, None, None]:
+        reader = self._data_set.pictures
+        if reader is None:
+            return self._pool.decode(item.path for item in items)
+        return picture_clips(reader, items, self._pool.spec, self._pool.num_processes)
 
     def _skip(self, video: str, reason: str) -> None:
         self.skipped.append(Skipped(path=video, reason=reason))

@@ -21,13 +21,11 @@ import av
 import numpy as np
 import torch
 from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
-from torch.nn import functional as F  # noqa: N812
 
 from vpetl_ray.data.config import ClipSpec
 from vpetl_ray.data.decoded import Clip, UnreadableVideoError
+from vpetl_ray.data.scale import check_frame_size, scale_short_side
 
-_MAX_PIXELS = 8192 * 8192
-_MAX_ASPECT = 16
 _MAX_HELD_BYTES = 512 * 2**20  # of RGB; pytorchvideo holds about five times that
 
 
@@ -86,19 +84,6 @@ def sample_indices(num_frames: int, spec: ClipSpec) -> list[int]:
     return [(first + i * spec.stride) % num_frames for i in range(spec.frames)]
 
 
-def scale_short_side(frames_THWC: torch.Tensor, short_side: int) -> torch.Tensor:
-    """Scale uint8 frames so that the shorter side has that length, keeping the proportions."""
-    height, width = frames_THWC.shape[1:3]
-    ratio = short_side / min(height, width)
-    # Rounded half up, as mmcv rescales; the shorter side comes out exactly.
-    size = (int(height * ratio + 0.5), int(width * ratio + 0.5))
-    if size == (height, width):
-        return frames_THWC
-    frames_TCHW = frames_THWC.permute(0, 3, 1, 2)
-    scaled_TCHW = F.interpolate(frames_TCHW, size, mode="bilinear", antialias=True)
-    return scaled_TCHW.permute(0, 2, 3, 1)
-
-
 def _read_header(path: str) -> _Header:
     try:
         if os.path.getsize(path) == 0:
@@ -116,10 +101,7 @@ def _read_header(path: str) -> _Header:
             height, width = stream.height, stream.width
     except (OSError, ValueError, av.error.FFmpegError) as error:
         raise UnreadableVideoError(f"it cannot be opened as a video: {_reason(error)}") from error
-    if not 0 < height * width <= _MAX_PIXELS:
-        raise UnreadableVideoError(f"its frames have {width} x {height} pixels")
-    if max(height, width) > _MAX_ASPECT * min(height, width):
-        raise UnreadableVideoError(f"its frames of {width} x {height} pixels are only a strip")
+    check_frame_size(height, width)
     return _Header(height=height, width=width, num_frames=num_frames, rate=rate, is_timed=is_timed)
 
 

@@ -45,9 +45,9 @@ class DecodePool:
     def __init__(
         self, spec: ClipSpec, num_processes: int, *, seconds_a_video: float = SECONDS_A_VIDEO
     ) -> None:
-        self._spec = spec
+        self.spec = spec
         self._seconds = seconds_a_video
-        self._num_processes = num_processes
+        self.num_processes = num_processes
         self._threads = ThreadPoolExecutor(max(1, num_processes))  # it starts none before use
         self._own = threading.local()
         self._workers: list[_Worker] = []
@@ -69,7 +69,7 @@ class DecodePool:
 
     def decode(self, paths: Iterable[str]) -> Generator[Outcome, None, None]:
         """Yield a clip, or the reason why there is none, for each path in order."""
-        if self._num_processes == 0:
+        if self.num_processes == 0:
             yield from map(self._decode_here, paths)
             return
         remaining = iter(paths)
@@ -77,7 +77,7 @@ class DecodePool:
         pending: deque[Future[Outcome]] = deque()
         try:
             while True:
-                for path in itertools.islice(remaining, 4 * self._num_processes - len(pending)):
+                for path in itertools.islice(remaining, 4 * self.num_processes - len(pending)):
                     pending.append(self._threads.submit(self._decode_there, path))
                 if not pending:
                     return
@@ -91,7 +91,7 @@ class DecodePool:
         from vpetl_ray.data.decode import decode_clip  # noqa: PLC0415
 
         try:
-            return decode_clip(path, self._spec)
+            return decode_clip(path, self.spec)
         except UnreadableVideoError as error:
             return error
 
@@ -101,7 +101,7 @@ class DecodePool:
         if self._is_closed:
             return UnreadableVideoError("decoding was broken off")
         if worker is None or not worker.is_alive:
-            worker = _Worker(self._spec)
+            worker = _Worker(self.spec)
             self._own.worker = worker
             self._workers.append(worker)
             if self._is_closed:

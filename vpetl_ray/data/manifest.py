@@ -60,11 +60,16 @@ def fingerprint(data_set: DataSet, spec: ClipSpec) -> str:
     def add(*values: object) -> None:
         digest.update(json.dumps(values).encode() + b"\n")
 
-    add(FORMAT_VERSION, DECODER, asdict(spec), data_set.name, data_set.classes)
+    add(FORMAT_VERSION, decoder_of(data_set), asdict(spec), data_set.name, data_set.classes)
     for split, items in data_set.splits.items():
         for item in items:
-            add(split, os.path.relpath(item.path, data_set.root), item.label, *_stamp(item.path))
+            add(split, data_set.name_of(item), item.label, *_stamp(item.path))
     return digest.hexdigest()
+
+
+def decoder_of(data_set: DataSet) -> str:
+    """Say what reads the items of a data set, with versions."""
+    return data_set.pictures.version if data_set.pictures else DECODER
 
 
 def _stamp(path: str) -> tuple[int, int]:

@@ -53,8 +53,8 @@ class DataSection(Section):
     source: Annotated[str, Given(Word(options=tuple(SOURCES)))] = Field(
         default="demo",
         description="demo: handwriting in motion, made on the spot. folder: class/video files. "
-        "csv: a file with the columns path, label and, if you like, split. hmdb51, ssv2: as "
-        "published.",
+        "csv: a file with the columns path, label and, if you like, split. hmdb51, ssv2, "
+        "cifar100, svhn, food101: as published; a picture is a video of one frame.",
     )
     path: Annotated[str | None, Given(Text(what="a folder", nullable=True))] = Field(
         default=None,
@@ -72,7 +72,7 @@ class DataSection(Section):
         default=None, description="Number of classes; by default counted in the data."
     )
     frames: Annotated[int | None, Given(Whole(low=1, high=512, nullable=True))] = Field(
-        default=None, description="Frames in a clip. Default 8."
+        default=None, description="Frames in a clip. Default 8; pictures 1."
     )
     stride: Annotated[int | None, Given(Whole(low=1, high=512, nullable=True))] = Field(
         default=None,
@@ -101,7 +101,8 @@ class DataSection(Section):
     )
     flip: Annotated[float | None, Given(Number(low=0, high=1, nullable=True))] = Field(
         default=None,
-        description="Probability of a mirrored clip in training. Default 0.5; the demo and ssv2 0.",
+        description="Probability of a mirrored clip in training. Default 0.5; the demo, ssv2, "
+        "svhn 0.",
     )
     val_share: Annotated[float, Given(Number(above=0, below=0.5))] = Field(
         default=0.1,
