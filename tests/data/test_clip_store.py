@@ -79,6 +79,23 @@ def test_a_clip_is_a_view_of_the_mapped_file(data_set: DataSet, tmp_path: Path) 
     assert all(any(low <= p < high for low, high in ranges) for p in pointers)
 
 
+def test_segments_are_stored_of_test_videos_alone(data_set: DataSet, tmp_path: Path) -> None:
+    several = replace(SPEC, test_segments=3)
+    assert fingerprint(data_set, several) != fingerprint(data_set, SPEC)
+    one = build(data_set, tmp_path).split("test", VIEW)
+    store = build(data_set, tmp_path, several)
+    store.verify()
+    clips = pickle.loads(pickle.dumps(store.split("test", VIEW)))
+    assert clips.num_views == 9
+    assert store.split("train", VIEW).num_views == 3
+    for index, item in enumerate(data_set.splits["test"]):
+        assert torch.equal(clips.clip(index), one.clip(index))
+        decoded = decode_clip(item.path, several, num_segments=3)
+        for segment in range(3):
+            stored = clips.segment(index, segment).numpy()
+            np.testing.assert_array_equal(stored, decoded[4 + 4 * segment : 8 + 4 * segment])
+
+
 def test_a_ready_store_is_found_and_nothing_is_decoded(
     data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -1,5 +1,6 @@
 """Which frames of a file become a clip, at what size, and which files give none."""
 
+from fractions import Fraction
 from pathlib import Path
 
 import av
@@ -37,6 +38,40 @@ def assert_frames(clip: np.ndarray, indices: list[int]) -> None:
 )
 def test_sample_indices(num_frames: int, spec: ClipSpec, expected: list[int]) -> None:
     assert sample_indices(num_frames, spec) == expected
+
+
+@pytest.mark.parametrize(
+    ("num_frames", "spec", "moment", "expected"),
+    [
+        (20, ClipSpec(frames=4, stride=2), Fraction(1, 8), [1, 3, 5, 7]),
+        (20, ClipSpec(frames=4, stride=2), Fraction(7, 8), [11, 13, 15, 17]),
+        (8, ClipSpec(frames=4, stride=2), Fraction(7, 8), [0, 2, 4, 6]),
+        (3, ClipSpec(frames=4, stride=1), Fraction(7, 8), [0, 1, 2, 0]),
+        (100, ClipSpec(frames=4, sampling="uniform"), Fraction(1, 4), [6, 31, 56, 80]),
+        (100, ClipSpec(frames=4, sampling="uniform"), Fraction(3, 4), [18, 43, 68, 92]),
+    ],
+    ids=["first", "last", "exact", "looped", "uniform first", "uniform last"],
+)
+def test_sample_indices_of_segments(
+    num_frames: int, spec: ClipSpec, moment: Fraction, expected: list[int]
+) -> None:
+    assert sample_indices(num_frames, spec, moment) == expected
+
+
+@pytest.mark.parametrize("name", ["long.mp4", "long.webm"])
+@pytest.mark.parametrize("sampling", ["dense", "uniform"])
+def test_segments_follow_the_clip_and_lie_along_the_video(
+    tmp_path: Path, make_video: VideoMaker, name: str, sampling: str
+) -> None:
+    codec = "libx264" if name.endswith("mp4") else "libvpx"
+    path = str(make_video(tmp_path / name, num_frames=100, codec=codec))
+    spec = ClipSpec(frames=4, stride=2, short_side=32, sampling=sampling)  # type: ignore[arg-type]
+    clip = decode_clip(path, spec, num_segments=4)
+    assert clip.shape[0] == 4 * 5
+    np.testing.assert_array_equal(clip[:4], decode_clip(path, spec))
+    moments = [Fraction(1, 8), Fraction(3, 8), Fraction(5, 8), Fraction(7, 8)]
+    indices = [i for moment in moments for i in sample_indices(100, spec, moment)]
+    assert_frames(clip[4:], indices)
 
 
 @pytest.mark.parametrize(

@@ -49,10 +49,13 @@ def test_processes_give_what_decoding_here_gives(tmp_path: Path, make_video: Vid
     paths.insert(2, str(tmp_path / "odd 'name'\n.mp4"))
     with DecodePool(SPEC, 2) as pool:
         outcomes = list(pool.decode(paths))
+        segments = list(pool.decode(paths[:2], num_segments=3))
     assert isinstance(outcomes[2], UnreadableVideoError)
     for path, outcome in zip(paths, outcomes, strict=True):
         if outcome is not outcomes[2]:
             np.testing.assert_array_equal(outcome, decode_clip(path, SPEC))
+    for path, outcome in zip(paths[:2], segments, strict=True):
+        np.testing.assert_array_equal(outcome, decode_clip(path, SPEC, num_segments=3))
 
 
 @pytest.mark.usefixtures("fake_worker")

@@ -86,6 +86,17 @@ def test_options_of_other_sources_are_named(values: dict[str, object], message: 
         DataConfig(**values)  # type: ignore[arg-type]
 
 
+def test_final_figures_take_four_segments_unless_the_user_says_how_many() -> None:
+    assert DataConfig(source="folder").clip_spec().test_segments == 1
+    assert DataConfig(source="folder").multi_view().clip_spec().test_segments == 4
+    few = DataConfig(source="folder", test_segments=2, test_crops=1).multi_view()
+    assert few.clip_spec().test_segments == 2
+    assert few.view_spec().test_crops == 1
+    assert DataConfig(source="svhn").multi_view().clip_spec().test_segments == 1
+    with pytest.raises(DataError, match=r"data\.test_segments: must be a whole number from 1"):
+        DataConfig(source="folder", test_segments=0).clip_spec()
+
+
 def test_the_cache_is_where_the_environment_says(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", "/x")
     monkeypatch.delenv("VPETL_CACHE", raising=False)

@@ -11,7 +11,13 @@ from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import ClipSpec, ViewSpec
 from vpetl_ray.data.data_set import DataSet
 from vpetl_ray.data.stored_clips import StoredClips
-from vpetl_ray.data.transforms import centre_crop, draw_generator, random_crop, train_view
+from vpetl_ray.data.transforms import (
+    centre_crop,
+    crop_view,
+    draw_generator,
+    random_crop,
+    train_view,
+)
 
 PLAIN = ViewSpec(size=16, train_crop="centre", flip=0)
 AUGMENTED = ViewSpec(size=16, train_crop="random", flip=0.5)
@@ -21,7 +27,7 @@ AUGMENTED = ViewSpec(size=16, train_crop="random", flip=0.5)
 def noise_store(data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClipStore:
     """A store of noise 20 x 28, so that no two crops look the same."""
 
-    def decode_noise(path: str, spec: ClipSpec) -> np.ndarray:
+    def decode_noise(path: str, spec: ClipSpec, *, num_segments: int) -> np.ndarray:
         rng = np.random.default_rng(len(path) + sum(path.encode()))
         return rng.integers(0, 256, (spec.frames, 20, 28, 3), dtype=np.uint8)
 
@@ -34,7 +40,7 @@ def noise_store(data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPat
 def square_store(data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClipStore:
     """A store of noise 16 x 16, the size of the views."""
 
-    def decode_noise(path: str, spec: ClipSpec) -> np.ndarray:
+    def decode_noise(path: str, spec: ClipSpec, *, num_segments: int) -> np.ndarray:
         rng = np.random.default_rng(sum(path.encode()))
         return rng.integers(0, 256, (spec.frames, 16, 16, 3), dtype=np.uint8)
 
@@ -70,6 +76,69 @@ def test_evaluation_sees_the_centre(noise_store: ClipStore) -> None:
         for train in (False, True):
             batch = clips.batch([1], epoch=2, train=train)
             assert torch.equal(batch[0], clips.clip(1)[:, 2:18, 6:22])
+
+
+@pytest.fixture
+def segment_store(data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> ClipStore:
+    """A store of noise 20 x 28 with two segments of each test video besides the clip."""
+
+    def decode_noise(path: str, spec: ClipSpec, *, num_segments: int) -> np.ndarray:
+        rng = np.random.default_rng(sum(path.encode()))
+        num_clips = 1 + num_segments if num_segments > 1 else 1
+        return rng.integers(0, 256, (num_clips * spec.frames, 20, 28, 3), dtype=np.uint8)
+
+    monkeypatch.setattr("vpetl_ray.data.decode.decode_clip", decode_noise)
+    spec = ClipSpec(frames=4, short_side=20, test_segments=2)
+    return ClipStore.open(build_clip_store(data_set, spec, tmp_path, num_processes=0))
+
+
+def test_views_are_segments_times_crops_along_the_longer_side(segment_store: ClipStore) -> None:
+    clips = segment_store.split("test", AUGMENTED)
+    assert clips.num_views == 6
+    whole = clips._file.clip(1)
+    assert whole.shape == (12, 20, 28, 3)
+    for number in range(6):
+        frames, left = 4 * (1 + number // 3), (0, 6, 12)[number % 3]
+        seen = clips.batch_view([3, 1], number)
+        assert seen.shape == (2, 4, 16, 16, 3)
+        assert torch.equal(seen[1], whole[frames : frames + 4, 2:18, left : left + 16])
+    for number in (-1, 6):
+        with pytest.raises(IndexError, match="there are 6 views"):
+            clips.batch_view([0], number)
+
+
+def test_segments_change_nothing_where_one_view_is_asked_for(segment_store: ClipStore) -> None:
+    clips = segment_store.split("test", PLAIN)
+    assert clips.clip(1).shape == (4, 20, 28, 3)
+    assert torch.equal(clips.clip(1), clips._file.clip(1)[:4])
+    assert torch.equal(clips.batch([1], epoch=1, train=False)[0], clips.clip(1)[:, 2:18, 6:22])
+    for split in ("train", "val"):
+        other = segment_store.split(split, PLAIN)
+        assert other._file.clip(0).shape == (4, 20, 28, 3)
+        assert other.num_views == 3
+
+
+def test_without_segments_the_views_are_crops_of_the_clip(noise_store: ClipStore) -> None:
+    clips = noise_store.split("test", PLAIN)
+    assert clips.num_views == 3
+    middle = clips.batch([0, 1], epoch=1, train=False)
+    assert torch.equal(clips.batch_view([0, 1], 1), middle)
+    one = noise_store.split("test", ViewSpec(size=16, test_crops=1))
+    assert one.num_views == 1
+    assert torch.equal(one.batch_view([0, 1], 0), middle)
+
+
+def test_crops_of_portraits_lie_along_their_height() -> None:
+    clip = torch.arange(28 * 20).view(1, 28, 20, 1).expand(2, 28, 20, 3)
+    for number, top in enumerate((0, 4, 8, 12)):
+        seen = crop_view(clip, PLAIN, number, 4)
+        assert torch.equal(seen, clip[:, top : top + 16, 2:18])
+
+
+def test_a_clip_that_is_all_in_view_has_one_crop(square_store: ClipStore) -> None:
+    clips = square_store.split("test", PLAIN)
+    assert clips.num_views == 1
+    assert torch.equal(clips.batch_view([2], 0), clips.batch([2], epoch=1, train=False))
 
 
 def test_augmentation_follows_seed_epoch_and_index_alone(noise_store: ClipStore) -> None:

@@ -49,6 +49,8 @@ class Source:
     """Whether the user has to say where the videos are."""
     path_is: str = "the folder its videos are in"
     """What the path leads to."""
+    is_still: bool = False
+    """Whether it has pictures, which have one moment only."""
     options: tuple[str, ...] = ()
     """Fields of `DataConfig` that only some sources know, and this one does."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
@@ -135,10 +137,12 @@ SOURCES: Mapping[str, Source] = {
         # as its middle, so frames are spread over all of it, as Video Swin takes them there.
         defaults={"sampling": "uniform", "flip": 0.0},
     ),
-    "cifar100": Source(open=_open_cifar100, path_is=_PICTURES, defaults=_ONE_FRAME),
+    "cifar100": Source(open=_open_cifar100, is_still=True, path_is=_PICTURES, defaults=_ONE_FRAME),
     # A mirrored digit is none.
-    "svhn": Source(open=_open_svhn, path_is=_PICTURES, defaults={**_ONE_FRAME, "flip": 0.0}),
-    "food101": Source(open=_open_food101, path_is=_PICTURES, defaults=_ONE_FRAME),
+    "svhn": Source(
+        open=_open_svhn, is_still=True, path_is=_PICTURES, defaults={**_ONE_FRAME, "flip": 0.0}
+    ),
+    "food101": Source(open=_open_food101, is_still=True, path_is=_PICTURES, defaults=_ONE_FRAME),
 }
 
 

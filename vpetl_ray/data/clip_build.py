@@ -81,7 +81,7 @@ def build_clip_store(
                 _discard(final)
                 with _partial_folder(final) as partial, DecodePool(spec, num_processes) as pool:
                     build = _Build(data_set, pool, max_skipped_share, progress)
-                    files = build.write(partial, spec.frames)
+                    files = build.write(partial)
                     write_manifest(
                         partial,
                         Manifest(
@@ -129,13 +129,13 @@ class _Build:
         self._num_bytes = 0
         self.skipped: list[Skipped] = []
 
-    def write(self, folder: Path, frames: int) -> dict[str, FileSeal]:
+    def write(self, folder: Path) -> dict[str, FileSeal]:
         """Write a file for every split; returns what the manifest keeps of each."""
         files: dict[str, FileSeal] = {}
         for split in self._data_set.splits:
             with ClipWriter(folder / f"{split}.arrow") as writer:
                 self._write_split(split, writer)
-                files[split] = writer.seal(frames)
+                files[split] = writer.seal(self._pool.spec.stored_frames(split))
         _check_skipped(self.skipped, self._data_set.num_videos, self._max_skipped_share)
         if empty := [split for split, seal in files.items() if not seal.num_clips]:
             raise DataError(f"none of the {empty[0]} videos can be read:{_listing(self.skipped)}")
@@ -143,7 +143,7 @@ class _Build:
 
     def _write_split(self, split: Split, writer: ClipWriter) -> None:
         items = self._data_set.splits[split]
-        with closing(self._decode(items)) as outcomes:
+        with closing(self._decode(split, items)) as outcomes:
             for item, outcome in zip(items, outcomes, strict=True):
                 video = self._data_set.name_of(item)
                 if isinstance(outcome, UnreadableVideoError):
@@ -153,11 +153,11 @@ class _Build:
                     self._num_bytes += outcome.nbytes
                 self._tell()
 
-    def _decode(self, items: Sequence[VideoItem]) -> Generator[Outcome, None, None]:
-        reader = self._data_set.pictures
-        if reader is None:
-            return self._pool.decode(item.path for item in items)
-        return picture_clips(reader, items, self._pool.spec, self._pool.num_processes)
+    def _decode(self, split: Split, items: Sequence[VideoItem]) -> Generator[Outcome, None, None]:
+        reader, spec = self._data_set.pictures, self._pool.spec
+        if reader is not None:
+            return picture_clips(reader, items, spec, self._pool.num_processes)
+        return self._pool.decode((item.path for item in items), num_segments=spec.segments(split))
 
     def _skip(self, video: str, reason: str) -> None:
         self.skipped.append(Skipped(path=video, reason=reason))

@@ -32,9 +32,9 @@ class ClipStore:
     def __init__(self, path: Path) -> None:
         self.path = path
         self.manifest: Manifest = read_manifest(path)
-        frames = self.manifest.clip_spec.frames
+        spec = self.manifest.clip_spec
         self._files = {
-            split: ClipFile(path / f"{split}.arrow", frames=frames, seal=seal)
+            split: ClipFile(path / f"{split}.arrow", frames=spec.stored_frames(split), seal=seal)
             for split, seal in self.manifest.files.items()
         }
 
@@ -80,6 +80,8 @@ class ClipStore:
         return StoredClips(
             self._files[split],
             view,
+            num_segments=self.manifest.clip_spec.segments(split),
+            frames=self.manifest.clip_spec.frames,
             seed=seed,
             source_id=f"{self.manifest.fingerprint}/{split}/size{view.size}{drawn}",
             reopen=(_reopen_split, (str(self.path), split, view, seed)),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -12,6 +12,9 @@ from vpetl_ray.errors import DataError
 
 Sampling = Literal["dense", "uniform"]
 TrainCrop = Literal["random", "centre"]
+
+FINAL_SEGMENTS = 4
+"""Times the 3 crops of `ViewSpec`, these are the 12 views of Video Swin's figures."""
 
 
 def cache_root() -> Path:
@@ -34,12 +37,32 @@ class ClipSpec:
     """The stored clip's shorter side, in pixels; the longer one keeps the video's proportions."""
     sampling: Sampling = "dense"
     """dense: a run of frames x stride from the video's centre. uniform: spread over all of it."""
+    test_segments: int = 1
+    """Clips along a test video, for multi-view figures. 1: the one that every split has; more are
+    stored besides that one."""
 
     def __post_init__(self) -> None:
         _require("frames", self.frames, 1, 512)
         _require("stride", self.stride, 1, 512)
         _require("short_side", self.short_side, 8, 2048)
         _require_one_of("sampling", self.sampling, ("dense", "uniform"))
+        _require("test_segments", self.test_segments, 1, 32)
+
+    def segments(self, split: str) -> int:
+        """How many clips along a video there are to see of this split."""
+        return self.test_segments if split == "test" else 1
+
+    def stored_frames(self, split: str) -> int:
+        """Frames in a row of this split's file: the clip itself, then those of its segments."""
+        segments = self.segments(split)
+        return self.frames * (1 + segments if segments > 1 else 1)
+
+    def identity(self) -> dict[str, Any]:
+        """Return what goes into a store's fingerprint."""
+        values = asdict(self)
+        if self.test_segments == 1:  # the bytes are those of before there were segments
+            del values["test_segments"]
+        return values
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,12 +75,15 @@ class ViewSpec:
     """random: Video Swin's random resized crop, in training. centre: the crop of evaluation."""
     flip: float = 0.5
     """Probability of a mirrored clip in training."""
+    test_crops: int = 3
+    """Crops along the longer side in multi-view figures; 1 is the centre alone."""
 
     def __post_init__(self) -> None:
         _require("size", self.size, 8, 2048)
         _require_one_of("train_crop", self.train_crop, ("random", "centre"))
         if not 0 <= self.flip <= 1:
             raise DataError(f"data.flip: must be a probability from 0 to 1, got {self.flip}")
+        _require("test_crops", self.test_crops, 1, 16)
 
     @property
     def is_fixed(self) -> bool:
@@ -66,7 +92,7 @@ class ViewSpec:
 
     def without_augmentation(self) -> ViewSpec:
         """Return the view of evaluation, the centre crop."""
-        return ViewSpec(size=self.size, train_crop="centre", flip=0.0)
+        return replace(self, train_crop="centre", flip=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -95,6 +121,10 @@ class DataConfig:
     """random or centre; see `ViewSpec`. Default: random; the demo centre."""
     flip: float | bool | None = None
     """Probability of a mirrored clip in training; true is 0.5. Default: 0.5; the demo 0."""
+    test_segments: int | None = None
+    """Clips along a test video, for multi-view figures. Default: 1; pictures always 1."""
+    test_crops: int | None = None
+    """Crops along the longer side in multi-view figures. Default: 3."""
     val_share: float = 0.1
     """Share of a set's own training videos held out, where it brings no validation split."""
     split_seed: int = 0
@@ -132,7 +162,13 @@ class DataConfig:
                 f"data.short_side: must be at least data.size ({view.size}), "
                 f"got {values['short_side']}"
             )
+        if get_source(self.source).is_still:
+            values["test_segments"] = 1
         return ClipSpec(**values)
+
+    def multi_view(self) -> DataConfig:
+        """Return this with the segments of the usual final figures, 4, unless it says how many."""
+        return replace(self, test_segments=self.test_segments or FINAL_SEGMENTS)
 
     def view_spec(self) -> ViewSpec:
         """Say what the model sees of a stored clip."""

@@ -26,6 +26,7 @@ from vpetl_ray.data.config import ClipSpec
 from vpetl_ray.data.decoded import Clip, UnreadableVideoError
 from vpetl_ray.data.scale import check_frame_size, scale_short_side
 
+_MIDDLE = Fraction(1, 2)
 _MAX_HELD_BYTES = 512 * 2**20  # of RGB; pytorchvideo holds about five times that
 
 
@@ -53,35 +54,50 @@ class _Stretch:
     is_whole: bool = False
 
 
-def decode_clip(path: str, spec: ClipSpec) -> Clip:
-    """Decode one clip of a video file.
+def decode_clip(path: str, spec: ClipSpec, *, num_segments: int = 1) -> Clip:
+    """Decode one clip of a video file, and of more segments than one those of each after it.
 
     Args:
         path: any container that PyAV opens.
         spec: frames, stride, sampling and stored size.
+        num_segments: further clips, evenly along the video (mmaction2's `num_clips`).
 
     Returns:
-        uint8 RGB of shape (frames, H, W, 3), the shorter of H and W equal to ``short_side``.
+        uint8 RGB of shape (frames, H, W, 3), the shorter of H and W equal to ``short_side``;
+        with segments (frames x (1 + num_segments), H, W, 3).
 
     Raises:
         UnreadableVideoError: the file cannot be opened, has no video stream or no frames.
 
     """
     header = _read_header(path)
-    frames_THWC = _decode_with_pytorchvideo(path, header, spec)
-    if frames_THWC is None:
-        frames_THWC = _decode_with_pyav(path, header, spec)
-    return np.ascontiguousarray(scale_short_side(frames_THWC, spec.short_side).numpy())
+    further = [Fraction(2 * i + 1, 2 * num_segments) for i in range(num_segments)]
+    moments = [_MIDDLE, *further] if num_segments > 1 else [_MIDDLE]
+    clips = [_decode_at(moment, path, header, spec) for moment in moments]
+    if len({clip_THWC.shape for clip_THWC in clips}) > 1:
+        raise UnreadableVideoError("the size of its frames changes")
+    return np.ascontiguousarray(torch.cat(clips).numpy())
 
 
-def sample_indices(num_frames: int, spec: ClipSpec) -> list[int]:
-    """Choose the frames of a clip from a video of `num_frames`; see the head of this file."""
+def sample_indices(num_frames: int, spec: ClipSpec, moment: Fraction = _MIDDLE) -> list[int]:
+    """Choose the frames of a clip from a video of `num_frames`; see the head of this file.
+
+    `moment`, from 0 to 1, says how far into the video a dense clip lies, and how far into its
+    segment each frame of a uniform one.
+    """
     if spec.sampling == "uniform":
         segment = (num_frames - 1) / spec.frames
         edges = [round(segment * i) for i in range(spec.frames + 1)]
-        return [(start + end) // 2 for start, end in pairwise(edges)]
-    first = max(0, (num_frames - spec.frames * spec.stride + 1) // 2)
+        return [start + int((end - start) * moment) for start, end in pairwise(edges)]
+    first = int(max(0, num_frames - spec.frames * spec.stride + 1) * moment)
     return [(first + i * spec.stride) % num_frames for i in range(spec.frames)]
+
+
+def _decode_at(moment: Fraction, path: str, header: _Header, spec: ClipSpec) -> torch.Tensor:
+    frames_THWC = _decode_with_pytorchvideo(path, header, spec, moment)
+    if frames_THWC is None:
+        frames_THWC = _decode_with_pyav(path, header, spec, moment)
+    return scale_short_side(frames_THWC, spec.short_side)
 
 
 def _read_header(path: str) -> _Header:
@@ -114,9 +130,11 @@ def _duration(
     return Fraction(container.duration, av.time_base) if container.duration else None
 
 
-def _decode_with_pytorchvideo(path: str, header: _Header, spec: ClipSpec) -> torch.Tensor | None:
+def _decode_with_pytorchvideo(
+    path: str, header: _Header, spec: ClipSpec, moment: Fraction
+) -> torch.Tensor | None:
     """Return the clip's frames, or None where pytorchvideo finds none or would hold too many."""
-    stretches = _stretches(header, spec)
+    stretches = _stretches(header, spec, moment)
     if not header.is_timed and header.num_frames is None:
         return None  # it may be hours, and pytorchvideo would hold them
     num_held = max(stretch.num_frames for stretch in stretches)
@@ -126,7 +144,7 @@ def _decode_with_pytorchvideo(path: str, header: _Header, spec: ClipSpec) -> tor
         with open(path, "rb") as file:
             video = EncodedVideoPyAV(file, path, decode_audio=False)
             try:
-                found = [_cut(video, stretch, spec) for stretch in stretches]
+                found = [_cut(video, stretch, spec, moment) for stretch in stretches]
             finally:
                 video.close()
     except (RuntimeError, TypeError, ValueError, ArithmeticError, av.error.FFmpegError):
@@ -135,7 +153,7 @@ def _decode_with_pytorchvideo(path: str, header: _Header, spec: ClipSpec) -> tor
     return torch.cat(kept) if len(kept) == len(stretches) else None
 
 
-def _stretches(header: _Header, spec: ClipSpec) -> list[_Stretch]:
+def _stretches(header: _Header, spec: ClipSpec, moment: Fraction) -> list[_Stretch]:
     """Decide which parts of the video to decode.
 
     The whole of a short video is decoded and its frames counted, so that the choice does not hang
@@ -147,7 +165,7 @@ def _stretches(header: _Header, spec: ClipSpec) -> list[_Stretch]:
     if not num_frames or not rate or is_short or not header.is_timed:
         end = Fraction(10**6)
         return [_Stretch(start=Fraction(0), end=end, num_frames=num_frames or 0, is_whole=True)]
-    indices = sample_indices(num_frames, spec)
+    indices = sample_indices(num_frames, spec, moment)
     pairs = [(i, i) for i in indices] if spec.sampling == "uniform" else [(indices[0], indices[-1])]
     half = Fraction(1, 2)  # of a frame early and late: rounded time stamps take or drop none
     return [
@@ -160,13 +178,15 @@ def _stretches(header: _Header, spec: ClipSpec) -> list[_Stretch]:
     ]
 
 
-def _cut(video: EncodedVideoPyAV, stretch: _Stretch, spec: ClipSpec) -> torch.Tensor | None:
+def _cut(
+    video: EncodedVideoPyAV, stretch: _Stretch, spec: ClipSpec, moment: Fraction
+) -> torch.Tensor | None:
     frames_CNHW = video.get_clip(stretch.start, stretch.end)["video"]
     if frames_CNHW is None:
         return None
     num_frames = frames_CNHW.shape[1]
     if stretch.is_whole:
-        indices = sample_indices(num_frames, spec)
+        indices = sample_indices(num_frames, spec, moment)
     elif spec.sampling == "uniform":
         indices = [0]
     elif num_frames < stretch.num_frames:
@@ -177,16 +197,16 @@ def _cut(video: EncodedVideoPyAV, stretch: _Stretch, spec: ClipSpec) -> torch.Te
     return picked
 
 
-def _decode_with_pyav(path: str, header: _Header, spec: ClipSpec) -> torch.Tensor:
+def _decode_with_pyav(path: str, header: _Header, spec: ClipSpec, moment: Fraction) -> torch.Tensor:
     """Read frame by frame, holding only those of the clip, scaled at once."""
     if header.num_frames:
-        frames, _ = _read_frames(path, sample_indices(header.num_frames, spec), spec)
+        frames, _ = _read_frames(path, sample_indices(header.num_frames, spec, moment), spec)
         if len(frames) == spec.frames:
             return torch.stack(frames)
     _, num_frames = _read_frames(path, [], spec)  # the header was silent or wrong
     if not num_frames:
         raise UnreadableVideoError("it has no frames")
-    frames, _ = _read_frames(path, sample_indices(num_frames, spec), spec)
+    frames, _ = _read_frames(path, sample_indices(num_frames, spec, moment), spec)
     return torch.stack(frames)
 
 

@@ -67,10 +67,15 @@ class DecodePool:
             worker.kill()
         self._threads.shutdown(cancel_futures=True)
 
-    def decode(self, paths: Iterable[str]) -> Generator[Outcome, None, None]:
-        """Yield a clip, or the reason why there is none, for each path in order."""
+    def decode(
+        self, paths: Iterable[str], *, num_segments: int = 1
+    ) -> Generator[Outcome, None, None]:
+        """Yield a clip, or the reason why there is none, for each path in order.
+
+        With more segments than one, those follow in the same array; see `decode_clip`.
+        """
         if self.num_processes == 0:
-            yield from map(self._decode_here, paths)
+            yield from (self._decode_here(path, num_segments) for path in paths)
             return
         remaining = iter(paths)
         # A bounded number ahead of the writer: memory stays flat whatever the data set's size.
@@ -78,7 +83,7 @@ class DecodePool:
         try:
             while True:
                 for path in itertools.islice(remaining, 4 * self.num_processes - len(pending)):
-                    pending.append(self._threads.submit(self._decode_there, path))
+                    pending.append(self._threads.submit(self._decode_there, path, num_segments))
                 if not pending:
                     return
                 yield pending.popleft().result()
@@ -86,16 +91,16 @@ class DecodePool:
             for future in pending:
                 future.cancel()
 
-    def _decode_here(self, path: str) -> Outcome:
+    def _decode_here(self, path: str, num_segments: int) -> Outcome:
         # Imported here: where child processes decode, this one does without pytorchvideo.
         from vpetl_ray.data.decode import decode_clip  # noqa: PLC0415
 
         try:
-            return decode_clip(path, self.spec)
+            return decode_clip(path, self.spec, num_segments=num_segments)
         except UnreadableVideoError as error:
             return error
 
-    def _decode_there(self, path: str) -> Outcome:
+    def _decode_there(self, path: str, num_segments: int) -> Outcome:
         """Run in a thread that has a child process to itself, started again when it has died."""
         worker: _Worker | None = getattr(self._own, "worker", None)
         if self._is_closed:
@@ -106,7 +111,7 @@ class DecodePool:
             self._workers.append(worker)
             if self._is_closed:
                 worker.kill()
-        return worker.decode(path, self._seconds)
+        return worker.decode(path, num_segments, self._seconds)
 
 
 class _Worker:
@@ -142,12 +147,12 @@ class _Worker:
         self._process.wait()
         self._stderr.close()
 
-    def decode(self, path: str, seconds: float) -> Outcome:
+    def decode(self, path: str, num_segments: int, seconds: float) -> Outcome:
         self._wait_until_ready()
         timer = threading.Timer(seconds, self._process.kill)
         timer.start()
         try:
-            return self._ask(path)
+            return self._ask({"path": path, "num_segments": num_segments})
         except (OSError, EOFError, ValueError):
             is_late = not timer.is_alive()
             self._process.kill()
@@ -157,10 +162,10 @@ class _Worker:
         finally:
             timer.cancel()
 
-    def _ask(self, path: str) -> Outcome:
+    def _ask(self, request: dict[str, str | int]) -> Outcome:
         assert self._process.stdin is not None
         assert self._process.stdout is not None
-        self._process.stdin.write(json.dumps({"path": path}).encode() + b"\n")
+        self._process.stdin.write(json.dumps(request).encode() + b"\n")
         self._process.stdin.flush()
         header = json.loads(self._process.stdout.readline() or b"?")
         if "error" in header:

@@ -9,7 +9,7 @@ import json
 import os
 import signal
 import sys
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -28,12 +28,12 @@ def main() -> None:
     os.dup2(2, 1)
     _send(answers, {"ready": True})
     for line in sys.stdin.buffer:
-        _answer(answers, json.loads(line)["path"], spec)
+        _answer(answers, json.loads(line), spec)
 
 
-def _answer(answers: BinaryIO, path: str, spec: ClipSpec) -> None:
+def _answer(answers: BinaryIO, request: dict[str, Any], spec: ClipSpec) -> None:
     try:
-        clip = decode_clip(path, spec)
+        clip = decode_clip(request["path"], spec, num_segments=request["num_segments"])
     except UnreadableVideoError as error:
         _send(answers, {"error": str(error)})
     except MemoryError:

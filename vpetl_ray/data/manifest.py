@@ -60,7 +60,7 @@ def fingerprint(data_set: DataSet, spec: ClipSpec) -> str:
     def add(*values: object) -> None:
         digest.update(json.dumps(values).encode() + b"\n")
 
-    add(FORMAT_VERSION, decoder_of(data_set), asdict(spec), data_set.name, data_set.classes)
+    add(FORMAT_VERSION, decoder_of(data_set), spec.identity(), data_set.name, data_set.classes)
     for split, items in data_set.splits.items():
         for item in items:
             add(split, data_set.name_of(item), item.label, *_stamp(item.path))

@@ -52,6 +52,17 @@ def eval_view(clip_THWC: torch.Tensor, view: ViewSpec) -> torch.Tensor:
     return cut(clip_THWC, centre_crop(height, width, view.size), view.size)
 
 
+def crop_view(clip_THWC: torch.Tensor, view: ViewSpec, number: int, num_crops: int) -> torch.Tensor:
+    """Return crop `number` of `num_crops` that lie evenly along the longer side, end to end."""
+    height, width = clip_THWC.shape[1:3]
+    crop = centre_crop(height, width, view.size)
+    if num_crops > 1:
+        room = max(height, width) - view.size
+        start = room * number // (num_crops - 1)
+        crop = crop._replace(left=start) if width >= height else crop._replace(top=start)
+    return cut(clip_THWC, crop, view.size)
+
+
 def centre_crop(height: int, width: int, size: int) -> Crop:
     """Give the middle square of that size."""
     return Crop((height - size) // 2, (width - size) // 2, size, size)

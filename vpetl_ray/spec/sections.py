@@ -104,6 +104,14 @@ class DataSection(Section):
         description="Probability of a mirrored clip in training. Default 0.5; the demo, ssv2, "
         "svhn 0.",
     )
+    test_segments: Annotated[int | None, Given(Whole(low=1, high=32, nullable=True))] = Field(
+        default=None,
+        description="Clips along a test video that are stored for multi-view figures. Default 1.",
+    )
+    test_crops: Annotated[int | None, Given(Whole(low=1, high=16, nullable=True))] = Field(
+        default=None,
+        description="Crops along the longer side in multi-view figures. Default 3.",
+    )
     val_share: Annotated[float, Given(Number(above=0, below=0.5))] = Field(
         default=0.1,
         description="Share of the training videos held out where there is no validation split.",
