@@ -6,6 +6,7 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from vpetl_ray.data.catalogue import SOURCES
 from vpetl_ray.errors import SpecError
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
@@ -156,6 +157,26 @@ def test_data_defaults_depend_on_the_source(write):
     folder = load_spec(write(), ["data={source: folder, path: .}"]).data
     assert (folder.size, folder.short_side, folder.flip) == (224, 256, 0.5)
     assert folder.num_classes is None
+
+
+def test_every_source_can_be_named_and_brings_its_defaults(write):
+    loaded = {
+        name: load_spec(write(), [f"data={{source: {name}, path: data}}"]).data
+        for name, source in SOURCES.items()
+        if source.needs_path
+    }
+    frames = {name: data.frames for name, data in loaded.items()}
+    assert frames == {"folder": 8, "csv": 8, "hmdb51": 8, "ssv2": 8, **dict.fromkeys(
+        ("cifar100", "svhn", "food101"), 1)}  # fmt: skip
+    assert {name for name, data in loaded.items() if data.flip == 0} == {"ssv2", "svhn"}
+    assert {data.test_segments for data in loaded.values()} == {1}
+
+
+def test_options_of_a_source_reach_the_data_floor(write):
+    config = load_spec(write(), ["data={source: hmdb51, path: a, split: 3}"]).data_config()
+    assert config.split == 3
+    config = load_spec(write(), ["data={source: csv, path: a, outside_paths: true}"]).data_config()
+    assert config.outside_paths
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,17 @@ def test_three_mistakes_in_one_file(mistakes):
             id="folder without a path",
         ),
         pytest.param(
+            patt() + "data: {source: csv}\n",
+            "x.yaml:11: data.path: is missing; the source 'csv' needs the CSV file that lists its "
+            "videos",
+            id="manifest without a path",
+        ),
+        pytest.param(
+            patt() + "data: {source: ssv2, path: a, split: 2}\n",
+            "x.yaml:11: data.split: is for hmdb51 alone, leave it out with 'ssv2'",
+            id="option of another source",
+        ),
+        pytest.param(
             patt() + "data: {source: folder, path: a, size: 224, short_side: 112}\n",
             "x.yaml:11: data.short_side: must be at least data.size (224), got 112",
             id="clips smaller than the crop",
