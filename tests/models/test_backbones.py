@@ -4,6 +4,7 @@ import pytest
 import torch
 
 from vpetl_ray.models.blocks import drop_path
+from vpetl_ray.models.build import build_model
 
 
 @torch.no_grad()
@@ -70,6 +71,12 @@ def test_what_was_derived_in_inference_mode_serves_a_training_step(backbone_and_
         model(video)
     model(video).sum().backward()
     assert first.norm1.weight.grad is not None
+
+
+@torch.inference_mode()
+def test_model_built_in_inference_mode_runs(backbone_and_video):
+    model, video = backbone_and_video
+    assert build_model(model.arch, 5).eval()(video).isfinite().all()
 
 
 def test_every_parameter_learns(backbone_and_video):

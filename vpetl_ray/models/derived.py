@@ -27,8 +27,7 @@ class DerivedTensors:
             make: called without gradient where the result is kept.
 
         """
-        is_learning = source is not None and source.requires_grad and torch.is_grad_enabled()
-        if is_learning or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling() or (source is not None and _may_change(source)):
             return make()
         if source is not None:
             # The version and address tell when somebody loaded other weights into the parameter.
@@ -41,3 +40,8 @@ class DerivedTensors:
             with torch.inference_mode(mode=False), torch.no_grad():
                 tensor = self._tensors[key] = make()
         return tensor
+
+
+def _may_change(source: Tensor) -> bool:
+    """Whether it learns, or could change without a trace, as what inference mode made can."""
+    return source.is_inference() or (source.requires_grad and torch.is_grad_enabled())
