@@ -24,6 +24,7 @@ EXIT_INPUT = 2
 _MIN_WIDTH = 80
 _LABEL_WIDTH = 18
 _COLUMN_WIDTH = 14
+_MARKS = "*#^+"  # one column each: tables must fit into 80
 
 
 def params(
@@ -211,7 +212,7 @@ def _figure_cells(figure: Figure | None, reasons: dict[str, str]) -> Sequence[st
     difference = figure.difference
     if not difference:
         return f"{figure.millions:.2f}M", _spaced(figure.ours), " 0.00"
-    mark = reasons.setdefault(figure.reason, "*" * (len(reasons) + 1))
+    mark = reasons.setdefault(figure.reason, _MARKS[len(reasons)])
     return f"{figure.millions:.2f}M", _spaced(figure.ours), f"{difference:+.2f}{mark}"
 
 

@@ -3,10 +3,18 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import Arch, ViTArch, get_arch
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.build import build_model
-from vpetl_ray.petl.methods import AdapterConfig, FullConfig, MethodConfig, PattConfig
+from vpetl_ray.petl.methods import (
+    AdapterConfig,
+    BitFitConfig,
+    FullConfig,
+    MethodConfig,
+    PattConfig,
+    PositionConfig,
+)
 
 NUM_CLASSES = 5
 BACKBONES = ("swin3d_nano", "vit_nano_mae", "vit_nano_videomae")
@@ -23,6 +31,13 @@ EXAMPLES: dict[str, MethodConfig] = {
     "patt q k v learned": PattConfig(targets=("q", "k", "v"), d_bottle=2, scale="learned"),
     "patt v stage 3": PattConfig(targets=("v",), d_bottle=2, stages=(3,)),
     "full": FullConfig(),
+    "full stage 3": FullConfig(stages=(3,)),
+    "position qkv": PositionConfig(kinds=("qkv",)),
+    "position norms and mlp": PositionConfig(kinds=("fc2", "norm1", "norm2", "fc1"), stages=(2, 3)),
+    "position rel_pos proj": PositionConfig(kinds=("rel_pos", "proj")),
+    "position downsample": PositionConfig(kinds=("downsample",)),
+    "bitfit": BitFitConfig(),
+    "bitfit with rel_pos stages 1 3": BitFitConfig(rel_pos=True, stages=(1, 3)),
 }
 
 
@@ -74,8 +89,12 @@ def video(arch: Arch) -> torch.Tensor:
 
 
 @pytest.fixture(params=list(EXAMPLES.values()), ids=list(EXAMPLES))
-def method(request: pytest.FixtureRequest) -> MethodConfig:
+def method(request: pytest.FixtureRequest, arch: Arch) -> MethodConfig:
     config: MethodConfig = request.param
+    try:
+        config.check(arch)
+    except VpetlError as error:
+        pytest.skip(str(error))
     return config
 
 

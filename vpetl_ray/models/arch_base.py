@@ -4,7 +4,10 @@ No torch: counting and placing must not need a model.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from vpetl_ray.models.own_tensors import OwnLayer, OwnTensor
 
 IN_CHANNELS = 3
 
@@ -73,12 +76,8 @@ class Arch(ABC):
         """Tokens that attend to each other, at the size the network is made for."""
 
     @abstractmethod
-    def count_outside_blocks(self) -> int:
-        """Parameters that stand in no block, without the classifier."""
-
-    @abstractmethod
-    def count_block(self, site: BlockSite) -> int:
-        """Parameters of one block."""
+    def own_tensors(self) -> tuple[OwnTensor, ...]:
+        """Every parameter of the network but the classifier's."""
 
     def blocks(self) -> tuple[BlockSite, ...]:
         """Every block, in order of depth."""
@@ -97,7 +96,11 @@ class Arch(ABC):
         )
 
 
-def count_norms_and_mlp(site: BlockSite) -> int:
-    """Parameters of a block's two norms and of its MLP, with biases."""
-    norms = 4 * site.dim
-    return norms + 2 * site.dim * site.mlp_dim + site.mlp_dim + site.dim
+def norms_and_mlp(site: BlockSite, name: str) -> Iterator[OwnTensor]:
+    """Give what blocks of every family have beside attention; `name` is the block's."""
+    for kind in ("norm1", "norm2"):
+        yield from OwnLayer(name=f"{name}.{kind}", stage=site.stage, kind=kind).norm(site.dim)
+    fc1 = OwnLayer(name=f"{name}.mlp.fc1", stage=site.stage, kind="fc1")
+    fc2 = OwnLayer(name=f"{name}.mlp.fc2", stage=site.stage, kind="fc2")
+    yield from fc1.linear(site.dim, site.mlp_dim)
+    yield from fc2.linear(site.mlp_dim, site.dim)

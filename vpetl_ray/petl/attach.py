@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from vpetl_ray.errors import CheckpointError, VpetlError
 from vpetl_ray.petl.config import PetlConfig
-from vpetl_ray.petl.method import Backbone, Branch, Placement, Unfrozen
+from vpetl_ray.petl.method import Arch, Backbone, Branch, Placement, Unfrozen
 from vpetl_ray.petl.seeding import seeded
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +34,9 @@ def attach(model: Backbone, config: PetlConfig, *, seed: int) -> "Attached":
 
     """
     config.check(model.arch)
-    if not config.train_classifier and all(method.is_empty for method in config.methods):
+    if not config.train_classifier and not any(
+        method.stages_of(model.arch) for method in config.methods
+    ):
         raise VpetlError(
             "petl: nothing is trained: no method is on and the classifier is not trained either"
         )
@@ -60,14 +62,14 @@ class Attached:
         self.config = config
         self._was_trainable = {p: p.requires_grad for p in model.parameters()}
         self._old_head = [p.detach().clone() for p in model.head.parameters()]
-        placements = [p for method in config.methods for p in method.place(model, seed)]
+        placements = _placements(config, model, seed)
         self._branches = [p for p in placements if isinstance(p, Branch)]
         self._unfrozen = [p for p in placements if isinstance(p, Unfrozen)]
         self._old_values = [p.parameter.detach().clone() for p in self._unfrozen]
         self.first_depth = min([p.stage - 1 for p in placements], default=model.arch.num_stages)
         self._insert(seed)
         self.trainable = dict(self._trainable(placements))
-        self.warnings = tuple(_unmatched(config))
+        self.warnings = tuple(_unmatched(config, model.arch))
         for warning in self.warnings:
             _logger.warning(warning)
 
@@ -145,6 +147,15 @@ class Attached:
         del self.model.__dict__["_attached"]
 
 
+def _placements(config: PetlConfig, model: Backbone, seed: int) -> list[Placement]:
+    """Build everything; what two methods train in place is one tensor all the same."""
+    placements: dict[str, Placement] = {}
+    for method in config.methods:
+        for placement in method.place(model, seed):
+            placements.setdefault(placement.name, placement)
+    return list(placements.values())
+
+
 def _start_head(head: nn.Linear, seed: int) -> None:
     """Draw normal weights; the bias is zero.
 
@@ -159,9 +170,9 @@ def _start_head(head: nn.Linear, seed: int) -> None:
         head.bias.zero_()
 
 
-def _unmatched(config: PetlConfig) -> Iterator[str]:
+def _unmatched(config: PetlConfig, arch: Arch) -> Iterator[str]:
     for method in config.methods:
-        if method.is_empty:
+        if not method.stages_of(arch):
             yield f"{method.name}: matches nothing, so nothing of it is trained"
 
 

@@ -12,6 +12,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from pydantic.fields import FieldInfo
 
 from vpetl_ray.models.arch import ARCHS
+from vpetl_ray.models.own_tensors import KINDS
 from vpetl_ray.petl.bottleneck import ACTIVATIONS
 from vpetl_ray.petl.methods.adapter import PLACEMENTS
 from vpetl_ray.petl.methods.patt import TARGETS
@@ -159,6 +160,47 @@ class AdapterSection(Section):
     )
 
 
+class PositionSection(Section):
+    """Position tuning: some of the backbone's own parameters, by kind."""
+
+    enabled: Annotated[Domain, Searched(Flag())] = Field(
+        default=Fixed(value=True), description="Whether it is there; no kind turns it off too."
+    )
+    kinds: Annotated[Domain, Searched(Several(item=Word(options=KINDS), order=KINDS))] = Field(
+        description="What is trained: norms, projections, tables of relative positions, MLP "
+        "layers, merging between stages. A ViT has no rel_pos and no downsample."
+    )
+    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
+        default=Fixed(value="all"), description="Stages in which it is, from 1."
+    )
+
+
+class BitFitSection(Section):
+    """BitFit: the backbone's own biases."""
+
+    enabled: Annotated[Domain, Searched(Flag())] = Field(
+        default=Fixed(value=True), description="Whether it is there."
+    )
+    rel_pos: Annotated[Domain, Searched(Flag())] = Field(
+        default=Fixed(value=False),
+        description="Whether tables of relative positions count as biases.",
+    )
+    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
+        default=Fixed(value="all"), description="Stages in which it is, from 1."
+    )
+
+
+class FullSection(Section):
+    """Full tuning: all of the backbone's own parameters."""
+
+    enabled: Annotated[Domain, Searched(Flag())] = Field(
+        default=Fixed(value=True), description="Whether it is there."
+    )
+    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
+        default=Fixed(value="all"), description="Stages that are trained, from 1."
+    )
+
+
 class ClassifierSection(Section):
     """The last layer."""
 
@@ -173,6 +215,9 @@ class PetlSection(Section):
 
     patt: PattSection | None = Field(default=None, description="Parallel attention (PATT).")
     adapter: AdapterSection | None = Field(default=None, description="Adapter.")
+    position: PositionSection | None = Field(default=None, description="Position tuning.")
+    bitfit: BitFitSection | None = Field(default=None, description="BitFit.")
+    full: FullSection | None = Field(default=None, description="Full tuning.")
     classifier: ClassifierSection = Field(
         default_factory=ClassifierSection, description="The last layer."
     )
