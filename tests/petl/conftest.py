@@ -11,9 +11,15 @@ from vpetl_ray.petl.methods import (
     AdapterConfig,
     BitFitConfig,
     FullConfig,
+    LoraConfig,
     MethodConfig,
+    PattConcatConfig,
     PattConfig,
+    PattNoZConfig,
     PositionConfig,
+    PrefixConfig,
+    PromptConfig,
+    StAdapterConfig,
 )
 
 NUM_CLASSES = 5
@@ -37,6 +43,23 @@ EXAMPLES: dict[str, MethodConfig] = {
     "position rel_pos proj": PositionConfig(kinds=("rel_pos", "proj")),
     "position downsample": PositionConfig(kinds=("downsample",)),
     "bitfit": BitFitConfig(),
+    "lora q v": LoraConfig(targets=("q", "v"), rank=2),
+    "lora everywhere": LoraConfig(
+        targets=("q", "k", "v", "proj", "fc1", "fc2"), rank=2, alpha="learned"
+    ),
+    "lora fc1 alpha stage 2": LoraConfig(targets=("fc1",), rank=3, alpha=6.0, stages=(2,)),
+    "st_adapter": StAdapterConfig(d_bottle=3),
+    "st_adapter sequential 3x3x3": StAdapterConfig(
+        d_bottle=2, kernel="3x3x3", placement="sequential", scale="learned", activation="tanh"
+    ),
+    "prefix": PrefixConfig(num_tokens=3, d_middle=4),
+    "patt_concat": PattConcatConfig(d_bottle=3),
+    "patt_concat learned stage 3": PattConcatConfig(d_bottle=2, scale="learned", stages=(3,)),
+    "patt_no_z": PattNoZConfig(targets=("k", "v"), d_bottle=3),
+    "patt_no_z of few tokens": PattNoZConfig(targets=("q", "v"), d_bottle=3, num_tokens=7),
+    "prompt deep": PromptConfig(num_tokens=3),
+    "prompt shallow": PromptConfig(num_tokens=20, depth="shallow", stages=(1,)),
+    "prompt overlapping": PromptConfig(num_tokens=3, way="overlap", stages=(2, 3)),
     "bitfit with rel_pos stages 1 3": BitFitConfig(rel_pos=True, stages=(1, 3)),
 }
 

@@ -33,6 +33,8 @@ class BlockSite:
     """Channels between the two layers of the MLP."""
     window_tokens: int
     """Tokens that attend to each other, at the size the network is made for."""
+    class_tokens: int = 0
+    """How many of them, the first ones, stand for no place in the clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +77,11 @@ class Arch(ABC):
     def window_tokens(self) -> int:
         """Tokens that attend to each other, at the size the network is made for."""
 
+    @property
+    def class_tokens(self) -> int:
+        """How many tokens, the first ones, stand for no place in the clip."""
+        return 0
+
     @abstractmethod
     def own_tensors(self) -> tuple[OwnTensor, ...]:
         """Every parameter of the network but the classifier's."""
@@ -91,6 +98,7 @@ class Arch(ABC):
                 num_heads=self.stage_heads[i],
                 mlp_dim=int(self.stage_dims[i] * self.mlp_ratio),
                 window_tokens=self.window_tokens,
+                class_tokens=self.class_tokens,
             )
             for index, (i, j) in enumerate(places)
         )

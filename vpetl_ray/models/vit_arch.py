@@ -59,6 +59,11 @@ class ViTArch(Arch):
         """Every token of a clip of `clip_size`."""
         return prod(self.grid) + self.has_class_token
 
+    @property
+    def class_tokens(self) -> int:
+        """One class token or none."""
+        return int(self.has_class_token)
+
     def own_tensors(self) -> tuple[OwnTensor, ...]:
         """Every parameter of the network but the classifier's."""
         blocks = (tensor for site in self.blocks() for tensor in self._block_tensors(site))

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vpetl_ray.errors import CheckpointError, VpetlError
 from vpetl_ray.petl.config import PetlConfig
+from vpetl_ray.petl.merge import Merged, remove_branch
 from vpetl_ray.petl.method import Arch, Backbone, Branch, Placement, Unfrozen
 from vpetl_ray.petl.seeding import seeded
 
@@ -67,6 +68,7 @@ class Attached:
         self._unfrozen = [p for p in placements if isinstance(p, Unfrozen)]
         self._old_values = [p.parameter.detach().clone() for p in self._unfrozen]
         self.first_depth = min([p.stage - 1 for p in placements], default=model.arch.num_stages)
+        self._merged: Merged | None = None
         self._insert(seed)
         self.trainable = dict(self._trainable(placements))
         self.warnings = tuple(_unmatched(config, model.arch))
@@ -106,6 +108,8 @@ class Attached:
         """Give the backbone's own tensors as they were before `attach`, without the classifier."""
         trained = zip(self._unfrozen, self._old_values, strict=True)
         before = {unfrozen.parameter: old for unfrozen, old in trained}
+        if self._merged is not None:
+            before = {**self._merged.originals(), **before}
         head = set(self.model.head.parameters())
         return {
             name: before.get(parameter, parameter).detach()
@@ -126,14 +130,31 @@ class Attached:
             for name, tensor in tensors.items():
                 tensor.copy_(state[name])
 
+    def merge(self) -> None:
+        """Fold what can be into the frozen weights: the same output, at no cost.
+
+        Training goes on only after `unmerge`. Safe to call twice.
+
+        Raises:
+            VpetlError: nothing that is attached can be merged.
+
+        """
+        if self._merged is None:
+            self._merged = Merged(self._branches)
+
+    def unmerge(self) -> None:
+        """Take back `merge`: weights are bit for bit what they were. Safe to call twice."""
+        if self._merged is not None:
+            self._merged.undo()
+            self._merged = None
+
     def detach(self) -> None:
         """Leave the model bit for bit as it was before `attach`. Safe to call twice."""
         if self.model.__dict__.get("_attached") is not self:
             return
+        self.unmerge()
         for branch in self._branches:
-            kept = [module for module in branch.seam if module is not branch.module]
-            del branch.seam[:]
-            branch.seam.extend(kept)
+            remove_branch(branch)
         olds = [
             *zip(self.model.head.parameters(), self._old_head, strict=True),
             *((u.parameter, old) for u, old in zip(self._unfrozen, self._old_values, strict=True)),

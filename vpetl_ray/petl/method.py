@@ -38,7 +38,9 @@ class Branch:
     seam: nn.ModuleList
     """Where the module goes."""
     module: nn.Module
-    """Called as `module(input, output) -> output`."""
+    """Called as the seam calls its members, most often as `module(input, output) -> output`."""
+    layer: nn.Linear | None = None
+    """The frozen layer beside it, where the module can be merged into its weight."""
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield what is trained, by name."""
@@ -148,19 +150,17 @@ class StageMethod(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMethod(StageMethod):
-    """A method that puts one branch into every block of the chosen stages."""
+    """A method that puts branches into every block of the chosen stages."""
 
     @abstractmethod
     def count_block(self, site: BlockSite) -> int:
         """Trainable parameters in one block."""
 
     @abstractmethod
-    def seam(self, block: Block) -> nn.ModuleList:
-        """Where in the block the branch goes."""
-
-    @abstractmethod
-    def build(self, site: BlockSite, generator: torch.Generator) -> nn.Module:
-        """Build the branch for one block, drawn from the generator."""
+    def branches(
+        self, site: BlockSite, block: Block, generator: torch.Generator
+    ) -> Iterator[Branch]:
+        """Build what goes into one block, drawn from the generator."""
 
     def count(self, arch: Arch) -> dict[str, int]:
         """Trainable parameters by stage, by arithmetic alone."""
@@ -177,17 +177,6 @@ class BlockMethod(StageMethod):
             if site in chosen:
                 yield from self.branches(site, block, seeded(seed, self.name, site.index))
 
-    def branches(
-        self, site: BlockSite, block: Block, generator: torch.Generator
-    ) -> Iterator[Branch]:
-        """Build what goes into one block."""
-        yield Branch(
-            name=self.branch_name(site),
-            stage=site.stage,
-            seam=self.seam(block),
-            module=self.build(site, generator),
-        )
-
     def branch_name(self, site: BlockSite) -> str:
         """Name the branch of a block."""
         return f"{self.name}.stage{site.stage}.block{site.block}"
@@ -196,6 +185,30 @@ class BlockMethod(StageMethod):
         """Every block that gets the method."""
         stages = self.stages_of(arch)
         return [site for site in arch.blocks() if site.stage in stages]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SeamMethod(BlockMethod):
+    """A method that puts one branch into one seam of a block."""
+
+    @abstractmethod
+    def seam(self, block: Block) -> nn.ModuleList:
+        """Where in the block the branch goes."""
+
+    @abstractmethod
+    def build(self, site: BlockSite, generator: torch.Generator) -> nn.Module:
+        """Build the branch for one block, drawn from the generator."""
+
+    def branches(
+        self, site: BlockSite, block: Block, generator: torch.Generator
+    ) -> Iterator[Branch]:
+        """Build the one branch."""
+        yield Branch(
+            name=self.branch_name(site),
+            stage=site.stage,
+            seam=self.seam(block),
+            module=self.build(site, generator),
+        )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -59,6 +59,9 @@ _LEAST: Mapping[str, Domain] = {
     "kinds": Subset(items=("norm1",)),
     "stages": Fixed(value=(1,)),
     "d_bottle": Fixed(value=1),
+    "d_middle": Fixed(value=1),
+    "rank": Fixed(value=1),
+    "num_tokens": Fixed(value=1),
     "train": Choice(options=(False, True)),
 }
 

@@ -26,14 +26,7 @@ from vpetl_ray.models.arch import Arch
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
 from vpetl_ray.petl.method import method_to_dict
-from vpetl_ray.petl.methods import (
-    AdapterConfig,
-    BitFitConfig,
-    FullConfig,
-    MethodConfig,
-    PattConfig,
-    PositionConfig,
-)
+from vpetl_ray.petl.methods import METHODS, MethodConfig
 from vpetl_ray.training.recipe import Recipe
 from vpetl_ray.tuning.domains import Domain, Fixed, FloatRange, Scalar, Value, as_domain, label
 
@@ -71,21 +64,28 @@ class MethodFields:
     """Fields besides the stages that change the number of trainable parameters."""
 
 
+def _method_fields(name: str, gates: str = "", counted: str = "") -> MethodFields:
+    return MethodFields(
+        config=METHODS[name],
+        gates=("enabled", *gates.split(), "stages"),
+        counted=tuple(counted.split()),
+    )
+
+
 METHOD_FIELDS: Mapping[str, MethodFields] = {
-    "patt": MethodFields(
-        config=PattConfig,
-        gates=("enabled", "targets", "stages"),
-        counted=("targets", "d_bottle", "scale"),
-    ),
-    "adapter": MethodFields(
-        config=AdapterConfig, gates=("enabled", "stages"), counted=("d_bottle", "scale")
-    ),
-    "position": MethodFields(
-        config=PositionConfig, gates=("enabled", "kinds", "stages"), counted=("kinds",)
-    ),
-    "bitfit": MethodFields(config=BitFitConfig, gates=("enabled", "stages"), counted=("rel_pos",)),
-    "full": MethodFields(config=FullConfig, gates=("enabled", "stages"), counted=()),
+    "patt": _method_fields("patt", "targets", "targets d_bottle scale"),
+    "adapter": _method_fields("adapter", counted="d_bottle scale"),
+    "st_adapter": _method_fields("st_adapter", counted="d_bottle kernel scale"),
+    "lora": _method_fields("lora", "targets", "targets rank alpha"),
+    "prefix": _method_fields("prefix", counted="num_tokens d_middle"),
+    "prompt": _method_fields("prompt", counted="num_tokens depth"),
+    "patt_concat": _method_fields("patt_concat", counted="d_bottle scale"),
+    "patt_no_z": _method_fields("patt_no_z", "targets", "targets d_bottle scale num_tokens"),
+    "position": _method_fields("position", "kinds", "kinds"),
+    "bitfit": _method_fields("bitfit", counted="rel_pos"),
+    "full": _method_fields("full"),
 }
+"""In the order in which a trial is asked for them."""
 
 
 @dataclass(frozen=True, kw_only=True)

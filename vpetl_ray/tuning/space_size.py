@@ -40,6 +40,7 @@ MAX_MEMBERS = 256
 MAX_PAIRS = 4_000_000
 """Largest outer sum of two histograms before configs are drawn instead."""
 NUM_DRAWS = 200_000
+_STRENGTHS = ("scale", "alpha")  # of their members only the word `learned` costs a parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -308,7 +309,7 @@ def _num_training(space: Space, *, is_probe: bool) -> int:
 
 def _classes(field: str, domain: Domain) -> list[tuple[Value, float]]:
     """Members that count differently, and how many members each stands for."""
-    if field != "scale":
+    if field not in _STRENGTHS:
         return _thinned(domain)
     members = list(grid_members(domain, 1))
     words = [member for member in members if isinstance(member, str)]
