@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from vpetl_ray.tuning.space import Space, TrialConfig
 
 EXIT_INPUT = 2
+LEARNED = "learned"
 _MIN_WIDTH = 80
 _LABEL_WIDTH = 18
 _COLUMN_WIDTH = 14
@@ -139,7 +140,11 @@ def _largest_values(space: Space) -> Mapping[str, Value]:
     More targets, width, stages, and a learned scale never cost less, so only alternatives that
     cannot be ordered that way are compared.
     """
-    candidates = [list(_large_members(domain)) for domain in space.domains.values()]
+    counted = {f"petl.{name}.{f}" for name, method in space.methods.items() for f in method.counted}
+    candidates = [
+        list(_large_members(domain, is_counted=path in counted))
+        for path, domain in space.domains.items()
+    ]
     choices = (dict(zip(space.domains, chosen, strict=True)) for chosen in product(*candidates))
 
     def values(wanted: Mapping[str, Value]) -> Mapping[str, Value]:
@@ -148,7 +153,7 @@ def _largest_values(space: Space) -> Mapping[str, Value]:
     return max(map(values, choices), key=lambda chosen: space.count(space.build(chosen)))
 
 
-def _large_members(domain: Domain) -> Iterator[Value]:
+def _large_members(domain: Domain, *, is_counted: bool) -> Iterator[Value]:
     from vpetl_ray.tuning.domains import FloatRange, IntRange, Subset  # noqa: PLC0415
     from vpetl_ray.tuning.space import grid_members  # noqa: PLC0415
 
@@ -159,16 +164,17 @@ def _large_members(domain: Domain) -> Iterator[Value]:
         yield domain.items
         return
     members = list(grid_members(domain, 1))
-    if all(isinstance(member, tuple) for member in members):
+    words = [member for member in members if isinstance(member, str) and member != LEARNED]
+    if all(isinstance(member, tuple) for member in members) or (is_counted and len(words) > 1):
         yield from members
     else:
-        # Of numbers the largest; true before false; of words only "learned" changes a count.
+        # Of numbers the largest; true before false; "learned" before all.
         yield max(members, key=_size)
 
 
 def _size(member: Value) -> float:
     if isinstance(member, str):
-        return float("inf") if member == "learned" else -1.0
+        return float("inf") if member == LEARNED else -1.0
     return float(member) if isinstance(member, int | float) else -2.0
 
 

@@ -107,7 +107,7 @@ class Attached:
     def backbone_state(self) -> dict[str, Tensor]:
         """Give the backbone's own tensors as they were before `attach`, without the classifier."""
         trained = zip(self._unfrozen, self._old_values, strict=True)
-        before = {unfrozen.parameter: old for unfrozen, old in trained}
+        before: dict[Tensor, Tensor] = {unfrozen.parameter: old for unfrozen, old in trained}
         if self._merged is not None:
             before = {**self._merged.originals(), **before}
         head = set(self.model.head.parameters())

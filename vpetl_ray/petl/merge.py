@@ -45,7 +45,7 @@ class Merged:
                 layer.weight.add_(branch.module.delta_weight(layer))
                 remove_branch(branch)
 
-    def originals(self) -> dict[nn.Parameter, Tensor]:
+    def originals(self) -> dict[Tensor, Tensor]:
         """Give every weight that was changed, with what it was."""
         # Two methods may have changed one weight; the first copy is the original.
         return {layer.weight: old for _, layer, old in reversed(self._merged)}

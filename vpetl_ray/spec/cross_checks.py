@@ -13,6 +13,7 @@ from vpetl_ray.data.demo_motion import TARGET_MOTIONS
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import Arch, get_arch
 from vpetl_ray.petl.methods.position import kinds_of
+from vpetl_ray.petl.methods.prompt import max_overlap
 from vpetl_ray.spec.kinds import Wrong, show
 from vpetl_ray.spec.leaves import Given
 from vpetl_ray.spec.search_spec import budget_mistake, flat_entry, space_tree, spaced
@@ -76,6 +77,7 @@ def check_together(found: Findings) -> None:
     _check_weights(arch, found)
     _check_stages(arch, found)
     _check_kinds(arch, found)
+    _check_prompts(arch, found)
     _check_start(arch, found)
     _check_space(arch, found)
 
@@ -161,6 +163,20 @@ def _check_kinds(arch: Arch, found: Findings) -> None:
             found.fail(path)
             text = f"{show(kind)} is not one of {', '.join(known)} (what {arch.name} has)"
             found.add(path, text, at)
+
+
+def _check_prompts(arch: Arch, found: Findings) -> None:
+    """Prompts that overlap a window must leave some of it."""
+    tokens, way = ("petl", "prompt", "num_tokens"), ("petl", "prompt", "way")
+    if not found.have(tokens, way) or not found.values[way].contains("overlap"):
+        return
+    most, largest = max_overlap(arch), max(_numbers(found.values[tokens]))
+    if largest > most:
+        found.fail(tokens)
+        text = (
+            f"must be at most {most} to overlap a window of {arch.name}, got {show(int(largest))}"
+        )
+        found.add(tokens, text)
 
 
 def _items_of(domain: Domain | None) -> Iterator[tuple[tuple[str | int, ...], Scalar]]:

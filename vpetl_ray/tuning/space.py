@@ -393,6 +393,6 @@ def _field_defaults(config: Callable[..., Any]) -> dict[str, Domain | None]:
 def _describe_method(method: MethodConfig) -> str:
     values = method_to_dict(method)
     what = "".join(f"({label(tuple(values[key]))})" for key in _WHAT if key in values)
-    widths = "".join(f" {values[key]}" for key in _WIDTHS if key in values)
+    widths = "".join(f" {values[key]}" for key in _WIDTHS if values.get(key) is not None)
     stages = f" stage {label(tuple(values['stages']))}" if values.get("stages") else ""
     return f"{method.name}{what}{widths}{stages}"

@@ -44,7 +44,7 @@ class PromptConfig(BlockMethod):
     def check(self, arch: Arch) -> None:
         """Raise a VpetlError if a stage does not exist, or prompts leave nothing of a window."""
         super().check(arch)
-        most = arch.window_tokens - arch.class_tokens - 1
+        most = max_overlap(arch)
         if self.way == "overlap" and self.num_tokens > most:
             raise VpetlError(
                 f"prompt.num_tokens: must be at most {most} to overlap a window of {arch.name}, "
@@ -73,6 +73,11 @@ class PromptConfig(BlockMethod):
             seam=block.attn.kv_branches if is_prepended else block.attn.token_branches,
             module=kind(tokens, block, site.class_tokens),
         )
+
+
+def max_overlap(arch: Arch) -> int:
+    """Tell how many tokens of a window may be replaced: one must be left."""
+    return arch.window_tokens - arch.class_tokens - 1
 
 
 class Prompt(nn.Module):

@@ -118,7 +118,7 @@ class StAdapter(Bottleneck):
         self.is_parallel = is_parallel
         self.class_tokens = class_tokens
         width = self.down.out_features
-        padding = tuple(size // 2 for size in kernel)
+        padding = (kernel[0] // 2, kernel[1] // 2, kernel[2] // 2)
         conv = nn.Conv3d(width, width, kernel, padding=padding, groups=width, device="meta")
         self.conv = conv.to_empty(device="cpu")
         bound = prod(kernel) ** -0.5
@@ -137,7 +137,8 @@ class StAdapter(Bottleneck):
         if x.dim() == 5:
             return self._convolve(x)
         class_BND, x_BND = x[:, : self.class_tokens], x[:, self.class_tokens :]
-        x_BTHWD = x_BND.unflatten(1, self.grid_of(x.shape[1]))
+        t, h, w = self.grid_of(x.shape[1])
+        x_BTHWD = x_BND.reshape(len(x), t, h, w, -1)
         y_BND = self._convolve(x_BTHWD).flatten(1, 3)
         if not self.class_tokens:
             return y_BND
