@@ -164,8 +164,10 @@ def _large_members(domain: Domain, *, is_counted: bool) -> Iterator[Value]:
         yield domain.items
         return
     members = list(grid_members(domain, 1))
-    words = [member for member in members if isinstance(member, str) and member != LEARNED]
-    if all(isinstance(member, tuple) for member in members) or (is_counted and len(words) > 1):
+    # Some members have no order: lists, words such as a kernel's, and null.
+    odd = [m for m in members if m is None or (isinstance(m, str) and m != LEARNED)]
+    is_list = all(isinstance(member, tuple) for member in members)
+    if is_list or (is_counted and odd):
         yield from members
     else:
         # Of numbers the largest; true before false; "learned" before all.
