@@ -195,7 +195,7 @@ class SearchDisplay:
 
     def _states(self) -> Text:
         counts = Counter(record.state.value for record in self._records)
-        words = [f"{len(self._running)} running in {self._num_groups} groups"]
+        words = [f"{min(len(self._running), self._num_groups)} running"]
         words += [f"{counts[state.value]} {state.value}" for state in TrialState]
         best = max((r.top1 for r in front_of(self._records) if r.top1 is not None), default=None)
         if best is not None:

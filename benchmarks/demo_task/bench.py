@@ -40,7 +40,7 @@ from vpetl_ray.training.recipe import Recipe
 ARCH = get_arch("swin3d_nano")
 SEEDS = (0, 1, 2)
 RECIPE = Recipe(learning_rate=1e-2, epochs=4, batch_size=16)
-WIDTHS = (2, 4, 8, 16, 32, 64)
+WIDTHS = (2, 8, 32, 64)
 FOLDER = Path(__file__).parent
 RUNS = FOLDER / "results" / "runs.jsonl"
 
@@ -72,14 +72,14 @@ def _adapter(width: int) -> AdapterConfig:
 
 
 def _entries() -> Iterator[Entry]:
-    yield Entry(name="linear probe", petl=PetlConfig(), rates=(1e-2, 3e-2, 1e-1))
+    yield Entry(name="linear probe", petl=PetlConfig(), rates=(1e-2, 3e-2))
     for width in WIDTHS:
-        rates = (1e-2, 2e-2, 4e-2) if width <= 8 else (5e-3, 1e-2, 2e-2)
+        rates = (1e-2, 3e-2) if width <= 8 else (5e-3, 1e-2)
         yield Entry(
             name=f"PATT(K,V) {width}", petl=PetlConfig(methods=(_patt(width),)), rates=rates
         )
     for width in WIDTHS:
-        rates = (1e-2, 2e-2, 4e-2) if width <= 8 else (5e-3, 1e-2, 2e-2)
+        rates = (1e-2, 3e-2) if width <= 8 else (5e-3, 1e-2)
         yield Entry(
             name=f"adapter {width}", petl=PetlConfig(methods=(_adapter(width),)), rates=rates
         )
@@ -87,11 +87,9 @@ def _entries() -> Iterator[Entry]:
         yield Entry(
             name=f"adapter {width} + PATT(K,V) {width}",
             petl=PetlConfig(methods=(_adapter(width), _patt(width))),
-            rates=(5e-3, 1e-2, 2e-2),
+            rates=(5e-3, 1e-2),
         )
-    yield Entry(
-        name="full tuning", petl=PetlConfig(methods=(FullConfig(),)), rates=(5e-4, 1e-3, 2e-3)
-    )
+    yield Entry(name="full tuning", petl=PetlConfig(methods=(FullConfig(),)), rates=(1e-3, 2e-3))
 
 
 ENTRIES = tuple(_entries())

@@ -1,9 +1,12 @@
 """What every backbone can do, whatever its family."""
 
+import copy
+
 import pytest
 import torch
 
 from vpetl_ray.models.blocks import drop_path
+from vpetl_ray.models.build import build_model
 
 
 @torch.no_grad()
@@ -70,6 +73,26 @@ def test_what_was_derived_in_inference_mode_serves_a_training_step(backbone_and_
         model(video)
     model(video).sum().backward()
     assert first.norm1.weight.grad is not None
+
+
+@pytest.mark.parametrize("kind", [torch.optim.AdamW, torch.optim.SGD])
+def test_evaluation_after_a_fused_step_sees_the_new_weights(backbone_and_video, kind):
+    model, video = backbone_and_video
+    optimizer = kind(model.parameters(), lr=0.5, fused=True)
+    for _ in range(2):
+        with torch.no_grad():
+            assert torch.equal(model(video), copy.deepcopy(model)(video))
+        model(video).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    model.requires_grad_(requires_grad=False)
+    assert torch.equal(model(video), copy.deepcopy(model)(video))
+
+
+@torch.inference_mode()
+def test_model_built_in_inference_mode_runs(backbone_and_video):
+    model, video = backbone_and_video
+    assert build_model(model.arch, 5).eval()(video).isfinite().all()
 
 
 def test_every_parameter_learns(backbone_and_video):

@@ -7,9 +7,9 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from toy_training import FakeClips, toy_model
+from toy_training import ARCHS, FakeClips, toy_model
 
-from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models.backbone import Backbone
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -18,15 +18,18 @@ def _one_thread() -> None:
 
 
 @pytest.fixture(scope="session")
-def _shared_model() -> VideoSwin:
-    return toy_model()
+def _shared_models() -> dict[str, Backbone]:
+    return {family: toy_model(family) for family in ARCHS}
 
 
 @pytest.fixture
-def model(_shared_model: VideoSwin) -> Iterator[VideoSwin]:
-    """A toy backbone that is given back as it was."""
-    yield _shared_model
-    attached = getattr(_shared_model, "_attached", None)
+def model(
+    request: pytest.FixtureRequest, _shared_models: dict[str, Backbone]
+) -> Iterator[Backbone]:
+    """A toy backbone, a Swin if nothing else is asked for, that is given back as it was."""
+    model = _shared_models[getattr(request, "param", "swin")]
+    yield model
+    attached = getattr(model, "_attached", None)
     if attached is not None:
         attached.detach()
 

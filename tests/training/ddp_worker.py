@@ -10,15 +10,22 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from toy_training import BAPAT, LAST_STAGE, RECIPE, FakeClips, toy_model
+from toy_training import ARCHS, BAPAT, LAST_STAGE, RECIPE, FakeClips, toy_model
 
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
+from vpetl_ray.petl.methods import FullConfig
 from vpetl_ray.training.evaluation import evaluate
 from vpetl_ray.training.features import FeatureCache
 from vpetl_ray.training.loop import FineTuning, TrainingDiverged
 
-CONFIGS = {"bapat": BAPAT, "cached": LAST_STAGE, "probe": PetlConfig()}
+CONFIGS = {
+    "bapat": ("swin", BAPAT),
+    "cached": ("swin", LAST_STAGE),
+    "probe": ("swin", PetlConfig()),
+    "vit": ("vit", BAPAT),
+    "vit full": ("vit", PetlConfig(methods=(FullConfig(),))),
+}
 
 
 def main(rank: int, world_size: int, folder: Path) -> None:
@@ -26,12 +33,13 @@ def main(rank: int, world_size: int, folder: Path) -> None:
     if world_size > 1:
         store = f"file://{folder}/store"
         dist.init_process_group("gloo", init_method=store, rank=rank, world_size=world_size)
-    model = toy_model()
+    models = {family: toy_model(family) for family in ARCHS}
     train, val = FakeClips(50, seed=1), FakeClips(23, seed=2)
     recipe = replace(RECIPE, batch_size=9, grad_clip=1.0, optimizer="sgd", learning_rate=0.05)
     workers = {"rank": rank, "world_size": world_size}
     results = {}
-    for name, config in CONFIGS.items():
+    for name, (family, config) in CONFIGS.items():
+        model = models[family]
         attached = attach(model, config, seed=0)
         cache = FeatureCache() if name == "cached" else None
         tuning = FineTuning(model, attached, train, val, recipe, seed=0, features=cache, **workers)
@@ -44,7 +52,7 @@ def main(rank: int, world_size: int, folder: Path) -> None:
             "weights": {k: v.tolist() for k, v in tuning.state_dict()["trainable"].items()},
         }
         attached.detach()
-    results["diverged"] = diverge(model, train, val, workers)
+    results["diverged"] = diverge(models["swin"], train, val, workers)
     (folder / f"{world_size}-{rank}.json").write_text(json.dumps(results))
     if world_size > 1:
         dist.destroy_process_group()

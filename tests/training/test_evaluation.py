@@ -3,14 +3,14 @@ import torch
 from toy_training import FakeClips
 
 from vpetl_ray.errors import DataError
+from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.preprocess import clips_to_input
-from vpetl_ray.models.video_swin import VideoSwin
 from vpetl_ray.training.evaluation import evaluate
 
 
 @pytest.mark.parametrize("batch_size", [1, 5, 22, 100])
 def test_every_clip_counts_once_whatever_the_batch(
-    model: VideoSwin, val: FakeClips, batch_size: int
+    model: Backbone, val: FakeClips, batch_size: int
 ):
     model.eval()
     with torch.no_grad():
@@ -26,7 +26,7 @@ def test_every_clip_counts_once_whatever_the_batch(
 
 @pytest.mark.parametrize("is_training", [True, False])
 def test_evaluation_leaves_the_mode_and_gradients_alone(
-    model: VideoSwin, val: FakeClips, is_training: bool
+    model: Backbone, val: FakeClips, is_training: bool
 ):
     model.train(is_training)
     model.set_drop_path(0.9)
@@ -38,12 +38,12 @@ def test_evaluation_leaves_the_mode_and_gradients_alone(
     model.set_drop_path(0.0)
 
 
-def test_a_training_step_works_after_an_evaluation(model: VideoSwin, val: FakeClips):
+def test_a_training_step_works_after_an_evaluation(model: Backbone, val: FakeClips):
     evaluate(model, val)
     model(clips_to_input(val.clips)).sum().backward()
     model.zero_grad()
 
 
-def test_no_clips_are_refused(model: VideoSwin):
+def test_no_clips_are_refused(model: Backbone):
     with pytest.raises(DataError, match="no clips to evaluate"):
         evaluate(model, FakeClips(0, seed=0))

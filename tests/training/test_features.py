@@ -4,7 +4,7 @@ import pytest
 import torch
 from toy_training import LAST_STAGE, RECIPE, FakeClips
 
-from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.training.features import FeatureCache, Inputs
@@ -15,7 +15,7 @@ CPU = torch.device("cpu")
 
 
 def run(
-    model: VideoSwin,
+    model: Backbone,
     train: FakeClips,
     val: FakeClips,
     cache: FeatureCache | None,
@@ -29,10 +29,11 @@ def run(
     return results
 
 
+@pytest.mark.parametrize("model", ["swin", "vit"], indirect=True)
 @pytest.mark.parametrize("drop_path", [0.0, 0.3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_cached_training_equals_uncached(
-    model: VideoSwin, train: FakeClips, val: FakeClips, drop_path: float, precision: str
+    model: Backbone, train: FakeClips, val: FakeClips, drop_path: float, precision: str
 ):
     recipe = replace(RECIPE, drop_path=drop_path, precision=precision)
     plain = run(model, train, val, None, recipe)
@@ -45,7 +46,7 @@ def test_cached_training_equals_uncached(
 
 
 def test_clips_are_read_once_for_all_epochs_and_trials(
-    model: VideoSwin, train: FakeClips, val: FakeClips
+    model: Backbone, train: FakeClips, val: FakeClips
 ):
     cache = FeatureCache()
     first = run(model, train, val, cache)
@@ -54,7 +55,7 @@ def test_clips_are_read_once_for_all_epochs_and_trials(
     assert [r.top1 for r in first] == [r.top1 for r in second]
 
 
-def test_depths_are_kept_apart(model: VideoSwin, train: FakeClips, val: FakeClips):
+def test_depths_are_kept_apart(model: Backbone, train: FakeClips, val: FakeClips):
     cache = FeatureCache()
     run(model, train, val, cache)
     run(model, train, val, cache, config=PetlConfig())
@@ -64,7 +65,7 @@ def test_depths_are_kept_apart(model: VideoSwin, train: FakeClips, val: FakeClip
     assert [r.top1 for r in results] == [r.top1 for r in expected]
 
 
-def test_views_that_change_are_never_kept(model: VideoSwin, val: FakeClips):
+def test_views_that_change_are_never_kept(model: Backbone, val: FakeClips):
     moving = FakeClips(50, seed=1, fixed_views=False)
     cache = FeatureCache()
     cached = run(model, moving, val, cache)
@@ -74,7 +75,7 @@ def test_views_that_change_are_never_kept(model: VideoSwin, val: FakeClips):
     assert [r.train_loss for r in cached] == [r.train_loss for r in plain]
 
 
-def test_what_does_not_fit_is_not_kept(model: VideoSwin, train: FakeClips, val: FakeClips):
+def test_what_does_not_fit_is_not_kept(model: Backbone, train: FakeClips, val: FakeClips):
     cache = FeatureCache(max_bytes=100)
     plain = run(model, train, val, None)
     train.num_read = 0
@@ -84,7 +85,7 @@ def test_what_does_not_fit_is_not_kept(model: VideoSwin, train: FakeClips, val: 
     assert [r.top1 for r in results] == [r.top1 for r in plain]
 
 
-def test_least_recently_used_goes_first(model: VideoSwin):
+def test_least_recently_used_goes_first(model: Backbone):
     sources = [FakeClips(10, seed=seed) for seed in range(3)]
 
     def get(source: FakeClips, cache: FeatureCache) -> torch.Tensor | None:
@@ -105,7 +106,7 @@ def test_least_recently_used_goes_first(model: VideoSwin):
 
 @pytest.mark.parametrize("depth", [1, 2])
 def test_features_are_what_the_frozen_prefix_gives_whatever_the_mode(
-    model: VideoSwin, train: FakeClips, depth: int
+    model: Backbone, train: FakeClips, depth: int
 ):
     model.set_drop_path(0.5)
     model.train()

@@ -8,7 +8,7 @@ import torch
 from toy_training import BAPAT, LAST_STAGE, NUM_CLASSES, RECIPE, FakeClips
 
 from vpetl_ray.errors import DataError, VpetlError
-from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.methods import FullConfig
@@ -33,7 +33,7 @@ RECIPES = {
 
 
 def run(
-    model: VideoSwin,
+    model: Backbone,
     config: PetlConfig = BAPAT,
     recipe: Recipe = RECIPE,
     *,
@@ -56,8 +56,9 @@ def is_equal(one: Mapping[str, torch.Tensor], other: Mapping[str, torch.Tensor])
     return one.keys() == other.keys() and all(torch.equal(one[k], other[k]) for k in one)
 
 
+@pytest.mark.parametrize("model", ["swin", "vit"], indirect=True)
 @pytest.mark.parametrize("config", [BAPAT, LAST_STAGE, PetlConfig(methods=(FullConfig(),))])
-def test_training_learns_an_easy_task(model: VideoSwin, config: PetlConfig):
+def test_training_learns_an_easy_task(model: Backbone, config: PetlConfig):
     results, _ = run(model, config, replace(RECIPE, epochs=5))
     assert [result.epoch for result in results] == [1, 2, 3, 4, 5]
     assert results[-1].top1 > 80
@@ -66,7 +67,7 @@ def test_training_learns_an_easy_task(model: VideoSwin, config: PetlConfig):
 
 
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
-def test_same_seed_gives_the_same_numbers_and_another_seed_others(model: VideoSwin, recipe: Recipe):
+def test_same_seed_gives_the_same_numbers_and_another_seed_others(model: Backbone, recipe: Recipe):
     first, first_state = run(model, recipe=recipe)
     second, second_state = run(model, recipe=recipe)
     other, _ = run(model, recipe=recipe, seed=1)
@@ -78,7 +79,7 @@ def test_same_seed_gives_the_same_numbers_and_another_seed_others(model: VideoSw
 @pytest.mark.parametrize("stop_after", [0, 1, 2])
 @pytest.mark.parametrize("recipe", RECIPES.values(), ids=RECIPES)
 def test_going_on_from_a_state_equals_never_having_stopped(
-    model: VideoSwin, train: FakeClips, val: FakeClips, recipe: Recipe, stop_after: int
+    model: Backbone, train: FakeClips, val: FakeClips, recipe: Recipe, stop_after: int
 ):
     expected, expected_state = run(model, recipe=recipe)
     attached = attach(model, BAPAT, seed=0)
@@ -100,7 +101,7 @@ def test_going_on_from_a_state_equals_never_having_stopped(
     assert is_equal(attached.state_dict(), expected_state)
 
 
-def test_only_what_is_attached_changes(model: VideoSwin, train: FakeClips, val: FakeClips):
+def test_only_what_is_attached_changes(model: Backbone, train: FakeClips, val: FakeClips):
     before = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     attached = attach(model, replace(BAPAT, train_classifier=False), seed=0)
     head = model.head.weight.clone()
@@ -111,7 +112,7 @@ def test_only_what_is_attached_changes(model: VideoSwin, train: FakeClips, val: 
 
 
 def test_trials_see_the_clips_in_the_same_order(
-    model: VideoSwin, train: FakeClips, val: FakeClips, monkeypatch: pytest.MonkeyPatch
+    model: Backbone, train: FakeClips, val: FakeClips, monkeypatch: pytest.MonkeyPatch
 ):
     orders = []
     for config in (BAPAT, LAST_STAGE):
@@ -131,7 +132,7 @@ def test_trials_see_the_clips_in_the_same_order(
     assert len(set(first)) == 48
 
 
-def test_drop_path_leaves_the_global_generator_alone(model: VideoSwin):
+def test_drop_path_leaves_the_global_generator_alone(model: Backbone):
     torch.manual_seed(5)
     expected = torch.rand(3)
     torch.manual_seed(5)
@@ -139,12 +140,12 @@ def test_drop_path_leaves_the_global_generator_alone(model: VideoSwin):
     assert torch.equal(torch.rand(3), expected)
 
 
-def test_divergence_is_reported_with_epoch_and_step(model: VideoSwin):
+def test_divergence_is_reported_with_epoch_and_step(model: Backbone):
     with pytest.raises(TrainingDiverged, match=r"in epoch 1, step \d+ of 6; .*than 1e\+30"):
         run(model, recipe=replace(RECIPE, optimizer="sgd", learning_rate=1e30))
 
 
-def test_probe_trains_the_classifier_on_features_read_once(model: VideoSwin, train: FakeClips):
+def test_probe_trains_the_classifier_on_features_read_once(model: Backbone, train: FakeClips):
     results, state = run(model, PetlConfig(), train=train)
     assert len(results) == RECIPE.probe_epochs
     assert set(state) == {"head.weight", "head.bias"}
@@ -152,14 +153,14 @@ def test_probe_trains_the_classifier_on_features_read_once(model: VideoSwin, tra
     assert results[-1].top1 > 100 / NUM_CLASSES
 
 
-def test_probe_without_fixed_views_learns_from_the_evaluation_view(model: VideoSwin):
+def test_probe_without_fixed_views_learns_from_the_evaluation_view(model: Backbone):
     moving = FakeClips(50, seed=1, fixed_views=False)
     fixed = FakeClips(50, seed=1)
     assert run(model, PetlConfig(), train=moving)[0] == run(model, PetlConfig(), train=fixed)[0]
     assert moving.num_read == len(moving)
 
 
-def test_run_after_the_end_is_refused(model: VideoSwin, train: FakeClips, val: FakeClips):
+def test_run_after_the_end_is_refused(model: Backbone, train: FakeClips, val: FakeClips):
     attached = attach(model, BAPAT, seed=0)
     tuning = FineTuning(model, attached, train, val, replace(RECIPE, epochs=1), seed=0)
     tuning.run_epoch()
@@ -168,7 +169,7 @@ def test_run_after_the_end_is_refused(model: VideoSwin, train: FakeClips, val: F
         tuning.run_epoch()
 
 
-def test_clips_that_do_not_fit_are_refused(model: VideoSwin, train: FakeClips, val: FakeClips):
+def test_clips_that_do_not_fit_are_refused(model: Backbone, train: FakeClips, val: FakeClips):
     attached = attach(model, BAPAT, seed=0)
     with pytest.raises(DataError, match="there are no validation clips"):
         FineTuning(model, attached, train, FakeClips(0, seed=0), RECIPE, seed=0)
@@ -179,7 +180,7 @@ def test_clips_that_do_not_fit_are_refused(model: VideoSwin, train: FakeClips, v
         FineTuning(model, attached, train, val, RECIPE, seed=0)
 
 
-def test_fewer_clips_than_a_batch_are_one_batch(model: VideoSwin, val: FakeClips):
+def test_fewer_clips_than_a_batch_are_one_batch(model: Backbone, val: FakeClips):
     attached = attach(model, BAPAT, seed=0)
     few = FakeClips(5, seed=1)
     result = FineTuning(model, attached, few, val, RECIPE, seed=0).run_epoch()

@@ -5,14 +5,28 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from vpetl_ray.models.arch import SwinArch
-from vpetl_ray.models.video_swin import VideoSwin
+from vpetl_ray.models.arch import SwinArch, ViTArch
+from vpetl_ray.models.backbone import Backbone
+from vpetl_ray.models.build import build_model
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.methods import AdapterConfig, PattConfig
 from vpetl_ray.training.recipe import Recipe
 
 NUM_CLASSES = 3
 ARCH = SwinArch(name="toy", embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=(2, 2, 2))
+VIT = ViTArch(
+    name="toy_vit",
+    embed_dim=16,
+    depths=(1, 1),
+    num_heads=2,
+    patch_size=(2, 4, 4),
+    clip_size=(4, 16, 16),
+    positions="fixed",
+    pooling="mean",
+    has_class_token=False,
+    has_key_bias=False,
+)
+ARCHS = {"swin": ARCH, "vit": VIT}
 BAPAT = PetlConfig(
     methods=(PattConfig(targets=("k", "v"), d_bottle=4), AdapterConfig(d_bottle=4, scale=1.0))
 )
@@ -20,9 +34,9 @@ LAST_STAGE = PetlConfig(methods=(AdapterConfig(d_bottle=4, scale=1.0, stages=(2,
 RECIPE = Recipe(learning_rate=1e-2, epochs=3, batch_size=8, eval_batch_size=16, probe_epochs=5)
 
 
-def toy_model() -> VideoSwin:
+def toy_model(family: str = "swin") -> Backbone:
     torch.manual_seed(0)
-    return VideoSwin(ARCH, NUM_CLASSES)
+    return build_model(ARCHS[family], NUM_CLASSES)
 
 
 class FakeClips:

@@ -81,7 +81,7 @@ def test_over_budget_proposals_are_told_with_their_excess(tmp_path):
         study.tell(finished(study.ask()))
     stored = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'study.db'}")
     for record in study.records:
-        constraint = stored.trials[record.number].constraints["trainable_params_over_budget"]
+        constraint = stored.trials[record.number].constraints["over_budget_or_repeated"]
         assert (constraint > 0) == (record.state is TrialState.INFEASIBLE)
         assert constraint == pytest.approx(record.trainable_params / BUDGET - 1)
 

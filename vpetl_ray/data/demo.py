@@ -30,12 +30,13 @@ from numpy.typing import NDArray
 
 from vpetl_ray.data.demo_clips import TASKS, TaskName, class_name, draw_clip
 from vpetl_ray.data.demo_motion import TARGET_MOTIONS
+from vpetl_ray.data.file_lock import file_lock
 from vpetl_ray.errors import DataError
 
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo" / "swin3d_nano_digits.safetensors"
 """The nano Video Swin that was pretrained on the source task; see the model card beside it."""
 
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3
 """Counted up with every change to what the files hold, so that old ones are made again."""
 _MANIFEST = "manifest.json"
 _FRAME_RATE = 8
@@ -93,20 +94,27 @@ def make_task_videos(task: TaskName, root: Path, *, seed: int, num_processes: in
         return root
     _refuse_foreign(root)
     try:
-        root.parent.mkdir(parents=True, exist_ok=True)
-        scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
+        with file_lock(root.with_name(f".{root.name}.lock")):
+            if not _is_whole(root, wanted):  # another process may just have made them
+                _make(list(_clips(task, seed)), root, wanted, num_processes)
     except OSError as error:
         raise DataError(f"the demo's videos cannot be written to {root}: {error}") from error
+    return root
+
+
+def _make(clips: list[_Clip], root: Path, wanted: Mapping[str, object], num_processes: int) -> None:
+    """Write into a scratch folder, which then takes the place of what was there."""
+    scratch = Path(tempfile.mkdtemp(prefix=f".{root.name}-", dir=root.parent))
     try:
-        clips = list(_clips(task, seed))
-        _write_all(clips, scratch, num_processes)
-        content = {"num_files": len(clips), "sha256": _content_hash(scratch)}
-        (scratch / _MANIFEST).write_text(json.dumps(wanted | content, indent=2) + "\n")
-        scratch.chmod(0o755)
-        _move_in(scratch, root, wanted)
+        made = scratch / "made"
+        _write_all(clips, made, num_processes)
+        content = {"num_files": len(clips), "sha256": _content_hash(made)}
+        (made / _MANIFEST).write_text(json.dumps({**wanted, **content}, indent=2) + "\n")
+        if root.exists():
+            root.rename(scratch / "old")
+        made.rename(root)
     finally:
         shutil.rmtree(scratch, ignore_errors=True)
-    return root
 
 
 def _is_whole(root: Path, wanted: Mapping[str, object]) -> bool:
@@ -133,17 +141,6 @@ def _content_hash(root: Path) -> str:
         digest.update(path.relative_to(root).as_posix().encode())
         digest.update(hashlib.sha256(path.read_bytes()).digest())
     return digest.hexdigest()
-
-
-def _move_in(scratch: Path, root: Path, wanted: Mapping[str, object]) -> None:
-    """Rename; when another process was faster with the same videos, keep its work."""
-    try:
-        if root.exists() and not _is_whole(root, wanted):
-            shutil.rmtree(root)
-        scratch.rename(root)
-    except OSError as error:
-        if not _is_whole(root, wanted):
-            raise DataError(f"the demo's videos cannot be moved to {root}: {error}") from error
 
 
 def _clips(task: TaskName, seed: int) -> Iterator[_Clip]:

@@ -16,9 +16,8 @@ from vpetl_ray.data.demo_motion import (
     TARGET_MOTIONS,
     Array,
     Motion,
-    paint,
-    render_coverage,
 )
+from vpetl_ray.data.demo_render import paint, render_coverage
 
 TaskName = Literal["source", "target"]
 

@@ -1,7 +1,6 @@
-"""Handwritten digits in motion: the poses of a clip, and the pictures they make.
+"""The motions of the demo: where a digit is in each frame of a clip.
 
-Axis letters: T frames of a clip (8), H and W height and width in pixels (32 each), C colours (3),
-``_2`` an (x, y) pair in pixels, x to the right and y down.
+Axis letters: T frames of a clip (8), ``_2`` an (x, y) pair in pixels, x to the right and y down.
 
 The plane is a torus: a digit that leaves the picture on one side comes back on the other. With its
 first position uniform on the torus and its first angle uniform on the circle, position and angle
@@ -140,8 +139,8 @@ def _then(first: str, second: str) -> Motion:
 
 def _at_once(first: str, second: str) -> Motion:
     def motion(rng: np.random.Generator) -> Path:
-        step_2 = 0.85 * (_UNIT[first] + _UNIT[second])
-        return _path(rng, shift_T2=_speed(rng) * _STEPS[:, None] * step_2)
+        step_2 = _speed(rng) * (_UNIT[first] + _UNIT[second])
+        return _path(rng, shift_T2=_STEPS[:, None] * step_2)
 
     return motion
 
@@ -157,7 +156,7 @@ def _there_and_back(first: str) -> Motion:
 
 def _swing(rng: np.random.Generator) -> Path:
     before_T, after_T = _two_parts(rng)
-    rate = float(rng.choice([-1, 1])) * _spin_rate(rng)
+    rate = float(rng.choice([-1, 1])) * np.deg2rad(rng.uniform(22, 30))
     return _path(rng, turn_T=rate * (before_T - after_T))
 
 
@@ -165,7 +164,7 @@ def _orbit(rng: np.random.Generator) -> Path:
     rate = float(rng.choice([-1, 1])) * np.deg2rad(rng.uniform(42, 52))
     phase_T = rng.uniform(0, 2 * np.pi) + rate * _STEPS
     circle_T2 = np.stack([np.cos(phase_T), np.sin(phase_T)], axis=1)
-    return _path(rng, shift_T2=rng.uniform(4.0, 5.5) * circle_T2)
+    return _path(rng, shift_T2=rng.uniform(5.0, 6.5) * circle_T2)
 
 
 def _roll(direction: str, sense: int) -> Motion:
@@ -205,52 +204,3 @@ TARGET_MOTIONS: Mapping[str, Motion] = {
     "up_then_left": _then("up", "left"),
 }
 """What the demo's searches learn to tell apart."""
-
-
-def render_coverage(scan_88: Array, path: Path) -> Array:
-    """How much of each pixel the moving digit covers, by bilinear sampling of its scan.
-
-    Args:
-        scan_88: an 8 x 8 scan with values in 0..1.
-        path: the digit's pose in each frame.
-
-    Returns:
-        Coverage in 0..1, of shape (8, 32, 32): frames, rows, columns.
-    """
-    grid = np.arange(SIDE, dtype=np.float64)
-    half = SIDE / 2
-    dx_TW = (grid - path.centres[:, :1] + half) % SIDE - half
-    dy_TH = (grid - path.centres[:, 1:] + half) % SIDE - half
-    pixels_T = path.sizes / scan_88.shape[0]
-    cos_T11 = (np.cos(path.angles) / pixels_T)[:, None, None]
-    sin_T11 = (np.sin(path.angles) / pixels_T)[:, None, None]
-    middle = (scan_88.shape[0] + 1) / 2  # of the scan with its border of one pixel of paper
-    u_THW = cos_T11 * dx_TW[:, None, :] + sin_T11 * dy_TH[:, :, None] + middle
-    v_THW = cos_T11 * dy_TH[:, :, None] - sin_T11 * dx_TW[:, None, :] + middle
-    paper = np.pad(scan_88, 1)
-    last = paper.shape[0] - 1
-    u_THW = np.clip(u_THW, 0, last - 1e-6)
-    v_THW = np.clip(v_THW, 0, last - 1e-6)
-    column, row = u_THW.astype(np.intp), v_THW.astype(np.intp)
-    right_share, low_share = u_THW - column, v_THW - row
-    upper = paper[row, column] * (1 - right_share) + paper[row, column + 1] * right_share
-    lower = paper[row + 1, column] * (1 - right_share) + paper[row + 1, column + 1] * right_share
-    inked_THW = upper * (1 - low_share) + lower * low_share
-    coverage_THW: Array = inked_THW * path.opacities[:, None, None]
-    return coverage_THW
-
-
-def paint(coverage_THW: Array, background_HWC: Array, ink_C: Array) -> NDArray[np.uint8]:
-    """Ink laid over a still background.
-
-    Args:
-        coverage_THW: 0..1 per pixel.
-        background_HWC: colours in 0..255.
-        ink_C: the digit's colour in 0..255.
-
-    Returns:
-        Frames as uint8 of shape (T, H, W, C).
-    """
-    share_THW1 = coverage_THW[..., None]
-    frames_THWC = background_HWC * (1 - share_THW1) + ink_C * share_THW1
-    return np.clip(np.rint(frames_THWC), 0, 255).astype(np.uint8)

@@ -22,13 +22,16 @@ class DerivedTensors:
         """Give what `make` makes, from memory if it can be there.
 
         Args:
-            source: the parameter it is made from; while that learns, nothing is kept.
+            source: the parameter it is made from; nothing is kept unless that is frozen.
             key: what else it depends on.
             make: called without gradient where the result is kept.
 
         """
-        is_learning = source is not None and source.requires_grad and torch.is_grad_enabled()
-        if is_learning or torch.compiler.is_compiling():
+        if torch.compiler.is_compiling():
+            return make()
+        if source is not None and (source.requires_grad or source.is_inference()):
+            # It may change without a trace: fused optimisers leave the version as it was.
+            self._tensors.clear()
             return make()
         if source is not None:
             # The version and address tell when somebody loaded other weights into the parameter.

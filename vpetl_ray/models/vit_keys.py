@@ -27,7 +27,7 @@ _OURS_FROM_TRANSFORMERS: Rules = (
     (r"^embeddings\.patch_embeddings\.projection\.", "patch_embed.proj."),
     (r"^(?:encoder\.layer|layers)\.(\d+)\.", r"blocks.\1."),
     (r"\.attention\.attention\.([qv])_bias$", r".attn.\1.bias"),
-    (r"\.attention\.attention\.([qkv])(?:uery|ey|alue)\.", r".attn.\1."),
+    (r"\.attention\.attention\.([qkv])[a-z]+\.", r".attn.\1."),
     (r"\.attention\.([qkv])_proj\.", r".attn.\1."),
     (r"\.attention\.(?:output\.dense|o_proj)\.", ".attn.proj."),
     (r"\.intermediate\.dense\.", ".mlp.fc1."),

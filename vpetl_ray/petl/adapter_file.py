@@ -36,16 +36,26 @@ def save_adapter(
 
 
 def describe_adapter(
-    attached: Attached, metadata: Mapping[str, Any] | None = None
+    attached: Attached,
+    metadata: Mapping[str, Any] | None = None,
+    *,
+    backbone_hash: str | None = None,
 ) -> dict[str, str]:
-    """Make the metadata of an adapter file, e.g. in a worker, for the driver to write."""
+    """Make the metadata of an adapter file, e.g. in a worker, for the driver to write.
+
+    Args:
+        attached: what will be saved.
+        metadata: JSON-able facts to keep beside.
+        backbone_hash: where it is known; computing it reads every weight.
+
+    """
     model = attached.model
     return {
         "format": FORMAT,
         "config": json.dumps(attached.config.to_dict()),
         "arch": model.arch.name,
         "num_classes": str(model.head.out_features),
-        "backbone": hash_tensors(attached.backbone_state()),
+        "backbone": backbone_hash or hash_tensors(attached.backbone_state()),
         "extra": json.dumps(dict(metadata or {})),
     }
 

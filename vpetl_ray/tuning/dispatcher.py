@@ -19,8 +19,8 @@ import dataclasses
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 
+from vpetl_ray.tuning.dispatch_state import GroupEntry, Slot, TrialEntry
 from vpetl_ray.tuning.messages import (
     Assignment,
     DispatchStats,
@@ -40,54 +40,6 @@ STRAGGLER_SECONDS = 20.0
 the group is restarted. They could be waiting inside a collective that nobody joins."""
 
 
-@dataclass
-class _Trial:
-    task: Task
-    granted: int
-    submitted_at: float
-    epoch: int = 0
-    checkpoint: bytes | None = None
-    lost_groups: int = 0
-    cancelled: bool = False
-    forgotten: bool = False
-    lease: Lease | None = None
-    last_group: int | None = None
-    unread: deque[EpochReport] = field(default_factory=deque)
-    outcome: Outcome | None = None
-
-
-@dataclass
-class _Slot:
-    """One task of a group, kept until every rank has asked for a later one."""
-
-    assignment: Assignment
-    decisions: dict[int, bool] = field(default_factory=dict)
-    settled_at: float | None = None
-    gave_up: set[int] = field(default_factory=set)
-    reason: str = ""
-    raised_at: float = 0.0
-    needs_restart: bool = False
-
-
-@dataclass
-class _Group:
-    incarnation: int
-    world_size: int
-    free_since: float
-    slots: dict[int, _Slot] = field(default_factory=dict)
-    asked: dict[int, int] = field(default_factory=dict)
-
-    @property
-    def latest(self) -> _Slot | None:
-        return self.slots[max(self.slots)] if self.slots else None
-
-    def drop_slots_behind_all_ranks(self) -> None:
-        if len(self.asked) == self.world_size:
-            slowest = min(self.asked.values())
-            newest = max(self.slots, default=0)
-            self.slots = {n: s for n, s in self.slots.items() if n >= slowest or n == newest}
-
-
 class Dispatcher:
     """The queue of trials, who holds which one, and what came of it.
 
@@ -97,9 +49,9 @@ class Dispatcher:
 
     def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
-        self._trials: dict[str, _Trial] = {}
+        self._trials: dict[str, TrialEntry] = {}
         self._queue: deque[str] = deque()
-        self._groups: dict[int, _Group] = {}
+        self._groups: dict[int, GroupEntry] = {}
         self._incarnations: dict[int, int] = {}
         self._closed = False
         self._overheads: list[float] = []
@@ -117,7 +69,7 @@ class Dispatcher:
         known = self._trials.get(task.trial_id)
         if known is not None and known.outcome is None:
             raise ValueError(f"trial {task.trial_id} is already queued or running")
-        trial = _Trial(task=task, granted=task.until_epoch, submitted_at=self._clock())
+        trial = TrialEntry(task=task, granted=task.until_epoch, submitted_at=self._clock())
         self._trials[task.trial_id] = trial
         if self._closed:
             self._settle(trial, OutcomeState.CANCELLED)
@@ -186,6 +138,11 @@ class Dispatcher:
             if trial.outcome is None:
                 self._settle(trial, OutcomeState.FAILED, reason=reason)
 
+    @property
+    def is_closed(self) -> bool:
+        """Whether the search has ended, one way or the other."""
+        return self._closed
+
     def stats(self) -> DispatchStats:
         """How well the groups were kept busy so far."""
         return DispatchStats(
@@ -207,7 +164,7 @@ class Dispatcher:
         self.remove_group(group)
         incarnation = self._incarnations.get(group, 0) + 1
         self._incarnations[group] = incarnation
-        self._groups[group] = _Group(
+        self._groups[group] = GroupEntry(
             incarnation=incarnation, world_size=world_size, free_since=self._clock()
         )
         return incarnation
@@ -342,19 +299,19 @@ class Dispatcher:
 
     # ---- inside -----------------------------------------------------------------------------
 
-    def _slot(self, lease: Lease) -> _Slot | None:
+    def _slot(self, lease: Lease) -> Slot | None:
         known = self._groups.get(lease.group)
         if known is None or known.incarnation != lease.incarnation:
             return None
         slot = known.slots.get(lease.sequence)
         return slot if slot is not None and slot.assignment.lease == lease else None
 
-    def _holder(self, lease: Lease) -> _Trial | None:
+    def _holder(self, lease: Lease) -> TrialEntry | None:
         """Find the trial, if this lease still holds it."""
         trial = self._trials.get(lease.trial_id)
         return trial if trial is not None and trial.lease == lease else None
 
-    def _decide(self, slot: _Slot, epoch: int) -> None:
+    def _decide(self, slot: Slot, epoch: int) -> None:
         """Record whether the task's trial goes on after `epoch`, if that can be said by now."""
         trial = self._holder(slot.assignment.lease)
         if trial is None:
@@ -367,12 +324,12 @@ class Dispatcher:
         elif trial.granted > epoch:
             slot.decisions[epoch] = True
 
-    def _must_restart(self, before: _Slot) -> bool:
+    def _must_restart(self, before: Slot) -> bool:
         if before.settled_at is not None:
             return before.needs_restart
         return bool(before.gave_up) and self._clock() - before.raised_at > STRAGGLER_SECONDS
 
-    def _give_up(self, slot: _Slot, rank: int) -> None:
+    def _give_up(self, slot: Slot, rank: int) -> None:
         """Note that a rank dropped a task that raised; the trial has failed when all ranks did."""
         slot.gave_up.add(rank)
         lease = slot.assignment.lease
@@ -380,7 +337,7 @@ class Dispatcher:
         if trial is not None and len(slot.gave_up) == self._groups[lease.group].world_size:
             self._settle(trial, OutcomeState.FAILED, reason=slot.reason)
 
-    def _assign(self, group: int, known: _Group, sequence: int) -> Assignment:
+    def _assign(self, group: int, known: GroupEntry, sequence: int) -> Assignment:
         trial = self._trials[self._queue.popleft()]
         trial_id = trial.task.trial_id
         lease = Lease(
@@ -394,12 +351,12 @@ class Dispatcher:
         idle = max(0.0, trial.submitted_at - known.free_since)
         assignment = Assignment(lease=lease, task=task, idle_seconds=idle)
         trial.lease, trial.last_group = lease, group
-        known.slots[sequence] = _Slot(assignment=assignment)
+        known.slots[sequence] = Slot(assignment=assignment)
         return assignment
 
     def _settle(
         self,
-        trial: _Trial,
+        trial: TrialEntry,
         state: OutcomeState,
         *,
         reason: str | None = None,
@@ -419,7 +376,7 @@ class Dispatcher:
         if trial.forgotten:
             self._trials.pop(trial_id, None)
 
-    def _lose(self, trial: _Trial, cause: str) -> None:
+    def _lose(self, trial: TrialEntry, cause: str) -> None:
         """Its group is gone: queue the trial again, unless it was stopped or did this before."""
         self._num_lost += 1
         trial.lease = None

@@ -116,10 +116,11 @@ class DispatcherActor:
         self._wake()
         return incarnation
 
-    async def remove_group(self, group: int, incarnation: int | None = None) -> None:
-        """See `Dispatcher.remove_group`."""
+    async def remove_group(self, group: int, incarnation: int | None = None) -> bool:
+        """See `Dispatcher.remove_group`; say whether the group should come back."""
         self._dispatcher.remove_group(group, incarnation)
         self._wake()
+        return not self._dispatcher.is_closed
 
     async def next_task(
         self, group: int, incarnation: int, rank: int, sequence: int

@@ -73,8 +73,10 @@ class LossCallback(ray.train.UserCallback):
         self._dispatcher = dispatcher
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
-        """Note the loss before any new process of the group can be there."""
-        ray.get(self._dispatcher.remove_group.remote(self._group))
+        """Note the loss before any new process of the group can be there, if there is to be one."""
+        if not ray.get(self._dispatcher.remove_group.remote(self._group)):
+            # This controller; it would start new workers only to be told that it is over.
+            ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 
 
 class GroupMember:

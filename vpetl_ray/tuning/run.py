@@ -6,6 +6,7 @@ Everything that outlives a trial is started here once and ended here, however th
 from __future__ import annotations
 
 import logging
+import math
 import os
 import signal
 import tempfile
@@ -137,14 +138,17 @@ def _tuner(
     stop: threading.Event,
 ) -> tune.Tuner:
     trainable = tune.with_parameters(TrialTrainable, dispatcher=dispatcher)
-    # Trials compute nothing: asking for a CPU, they would take it from the groups that do.
-    near_driver = tune.PlacementGroupFactory([{"node:__internal_head__": 0.001}])
+    # Trials compute nothing: asking for a CPU, they would take it from the groups that do. Their
+    # number is limited by a share of the head node instead of `max_concurrent_trials`, with which
+    # Tune ends and starts an actor for each trial; and one more is asked for while these run, so
+    # that a group that becomes free finds work (1.06 s an empty trial, this way 0.30 s).
+    share = math.floor(10_000 / num_concurrent) / 10_000  # Ray counts in ten-thousandths
+    near_driver = tune.PlacementGroupFactory([{"node:__internal_head__": share}])
     return tune.Tuner(
         tune.with_resources(trainable, near_driver),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
             num_samples=-1,  # the searcher says when it is enough
-            max_concurrent_trials=num_concurrent,
             reuse_actors=True,
         ),
         run_config=tune.RunConfig(

@@ -21,6 +21,7 @@ from vpetl_ray.models.arch import Arch
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
+from vpetl_ray.petl.adapter_file import describe_adapter
 from vpetl_ray.petl.attach import HEAD, Attached, attach
 from vpetl_ray.training.evaluation import evaluate
 from vpetl_ray.training.features import DEFAULT_MAX_BYTES, FeatureCache
@@ -78,16 +79,20 @@ class FineTuningRunner:
         self._test = store.split("test", setup.view, seed=setup.seed)
         self._model = _build(setup.arch, len(store.classes), context.shared).to(context.device)
         self._features = FeatureCache(setup.feature_bytes)
+        self._classes = list(store.classes)
+        self._backbone_hash: str | None = None
         self._setup = setup
         self._context = context
+        self._trial_id = ""
         self._config: TrialConfig | None = None
         self._attached: Attached | None = None
         self._tuning: FineTuning | None = None
 
     def start(self, task: Task) -> None:
         """Attach the task's config, and put back what it comes with."""
-        self._config = task.config
-        attached = attach(self._model, task.config.petl, seed=self._setup.seed)
+        config: TrialConfig = task.config
+        self._trial_id, self._config = task.trial_id, config
+        attached = attach(self._model, config.petl, seed=self._setup.seed)
         self._attached = attached
         if task.kind == "evaluate":
             attached.load_state_dict(_unpack_tensors(task))
@@ -97,7 +102,7 @@ class FineTuningRunner:
             attached,
             self._train,
             self._val,
-            task.config.recipe,
+            config.recipe,
             seed=self._setup.seed,
             rank=self._context.rank,
             world_size=self._context.world_size,
@@ -123,12 +128,15 @@ class FineTuningRunner:
         return buffer.getvalue()
 
     def result(self) -> bytes:
-        """Trainable tensors and classifier as safetensors; nothing for an evaluation."""
+        """The trial's adapter file, as `petl.adapter_file` reads it; nothing for an evaluation."""
         from safetensors.torch import save  # noqa: PLC0415 - as everywhere: only where it is used
 
         if self._tuning is None or self._attached is None:
             return b""
-        return save(self._attached.state_dict())
+        facts = {"trial": self._trial_id, "seed": self._setup.seed, "classes": self._classes}
+        header = describe_adapter(self._attached, facts, backbone_hash=self._backbone_hash)
+        self._backbone_hash = header["backbone"]
+        return save(self._attached.state_dict(), metadata=header)
 
     def close(self) -> None:
         """Take the config out of the backbone again."""

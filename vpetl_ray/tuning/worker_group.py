@@ -27,11 +27,11 @@ from vpetl_ray.tuning.warm_trainer import TRAIN_SETTINGS, make_trainer
 
 logger = logging.getLogger(__name__)
 
-CLOSE_SECONDS = 10.0
+CLOSE_SECONDS = 5.0
 """How long a group may take to end its epoch and return before its workers are killed."""
 
 KILL_SECONDS = 30.0
-"""How long Ray Train may take to notice that and return."""
+"""How long Ray Train may take to notice that, which it does within seconds, and return."""
 
 
 class WorkerGroups:
@@ -116,15 +116,14 @@ class WorkerGroups:
             with self._lock:
                 self._num_running -= 1
                 is_last = self._num_running == 0
-            if not self._is_closing:
-                self._note_end(group, is_last)
+            self._note_end(group, is_last)
 
     def _note_end(self, group: int, is_last: bool) -> None:
         try:
             ray.get(self._dispatcher.remove_group.remote(group))
             for placement in ray.get(self._dispatcher.placements_of.remote(group)):
                 remove_placement_group(placement)
-            if is_last:
+            if is_last and not self._is_closing:
                 causes = self._errors | ray.get(self._dispatcher.breakdowns.remote())
                 cause = next(iter(causes.values()), "its processes ended")
                 ray.get(self._dispatcher.abort.remote(f"no worker group is left: {cause}"))

@@ -1,0 +1,63 @@
+"""How many groups fit, and what is said when none does."""
+
+import pytest
+
+from vpetl_ray.errors import SearchError
+from vpetl_ray.tuning.cluster import plan_groups, ray_session
+
+LAPTOP = [{"CPU": 2.0}]
+
+
+def plan(nodes, *, num_groups=None, workers=1, cpus=1.0, gpus=None):
+    return plan_groups(
+        nodes,
+        num_groups=num_groups,
+        workers_per_group=workers,
+        cpus_per_worker=cpus,
+        gpus_per_worker=gpus,
+    )
+
+
+@pytest.mark.parametrize(
+    ("nodes", "workers", "cpus", "expected"),
+    [
+        (LAPTOP, 1, 1.0, 2),
+        (LAPTOP, 2, 1.0, 1),
+        (LAPTOP, 1, 2.0, 1),
+        ([{"CPU": 3.0}, {"CPU": 3.0}], 1, 2.0, 2),  # a worker is never split over two nodes
+        ([{"CPU": 3.0}, {"CPU": 1.0}], 2, 1.0, 2),  # a group may be
+        ([{"CPU": 64.0, "GPU": 4.0}], 1, 1.0, 4),
+        ([{"CPU": 64.0, "GPU": 4.0}, {"CPU": 64.0}], 2, 8.0, 2),
+    ],
+)
+def test_as_many_groups_as_fit(nodes, workers, cpus, expected):
+    assert plan(nodes, workers=workers, cpus=cpus).num_groups == expected
+
+
+def test_gpus_are_used_where_there_are_some_unless_it_says_otherwise():
+    nodes = [{"CPU": 8.0, "GPU": 2.0}]
+    assert plan(nodes).gpus_per_worker == 1
+    assert plan(nodes, gpus=0.0).num_groups == 8
+    assert plan(nodes, gpus=0.5).num_groups == 4
+
+
+def test_more_groups_than_fit_are_not_planned_and_that_is_said():
+    found = plan(LAPTOP, num_groups=5)
+    assert found.num_groups == 2
+    assert found.sentence == (
+        "2 worker groups of 1 worker with 1 CPU each "
+        "(5 were asked for; 2 CPU and 0 GPU free on 1 node has no room for more)"
+    )
+
+
+def test_when_not_one_group_fits_the_error_says_what_there_is():
+    with pytest.raises(SearchError, match=r"1 worker with 1 CPU and 1 GPU each fits.*2 CPU and 0"):
+        plan(LAPTOP, gpus=1.0)
+
+
+def test_a_cluster_that_is_not_there_is_one_sentence():
+    with (
+        pytest.raises(SearchError, match=r"no Ray cluster at 127\.0\.0\.1:1"),
+        ray_session("127.0.0.1:1"),
+    ):
+        pass
