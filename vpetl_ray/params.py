@@ -21,9 +21,11 @@ if TYPE_CHECKING:
     from vpetl_ray.tuning.space import Space, TrialConfig
 
 EXIT_INPUT = 2
+LEARNED = "learned"
 _MIN_WIDTH = 80
 _LABEL_WIDTH = 18
 _COLUMN_WIDTH = 14
+_MARKS = "*#^+"  # one column each: tables must fit into 80
 
 
 def params(
@@ -138,7 +140,11 @@ def _largest_values(space: Space) -> Mapping[str, Value]:
     More targets, width, stages, and a learned scale never cost less, so only alternatives that
     cannot be ordered that way are compared.
     """
-    candidates = [list(_large_members(domain)) for domain in space.domains.values()]
+    counted = {f"petl.{name}.{f}" for name, method in space.methods.items() for f in method.counted}
+    candidates = [
+        list(_large_members(domain, is_counted=path in counted))
+        for path, domain in space.domains.items()
+    ]
     choices = (dict(zip(space.domains, chosen, strict=True)) for chosen in product(*candidates))
 
     def values(wanted: Mapping[str, Value]) -> Mapping[str, Value]:
@@ -147,7 +153,7 @@ def _largest_values(space: Space) -> Mapping[str, Value]:
     return max(map(values, choices), key=lambda chosen: space.count(space.build(chosen)))
 
 
-def _large_members(domain: Domain) -> Iterator[Value]:
+def _large_members(domain: Domain, *, is_counted: bool) -> Iterator[Value]:
     from vpetl_ray.tuning.domains import FloatRange, IntRange, Subset  # noqa: PLC0415
     from vpetl_ray.tuning.space import grid_members  # noqa: PLC0415
 
@@ -158,16 +164,19 @@ def _large_members(domain: Domain) -> Iterator[Value]:
         yield domain.items
         return
     members = list(grid_members(domain, 1))
-    if all(isinstance(member, tuple) for member in members):
+    # Some members have no order: lists, words such as a kernel's, and null.
+    odd = [m for m in members if m is None or (isinstance(m, str) and m != LEARNED)]
+    is_list = all(isinstance(member, tuple) for member in members)
+    if is_list or (is_counted and odd):
         yield from members
     else:
-        # Of numbers the largest; true before false; of words only "learned" changes a count.
+        # Of numbers the largest; true before false; "learned" before all.
         yield max(members, key=_size)
 
 
 def _size(member: Value) -> float:
     if isinstance(member, str):
-        return float("inf") if member == "learned" else -1.0
+        return float("inf") if member == LEARNED else -1.0
     return float(member) if isinstance(member, int | float) else -2.0
 
 
@@ -211,7 +220,7 @@ def _figure_cells(figure: Figure | None, reasons: dict[str, str]) -> Sequence[st
     difference = figure.difference
     if not difference:
         return f"{figure.millions:.2f}M", _spaced(figure.ours), " 0.00"
-    mark = reasons.setdefault(figure.reason, "*" * (len(reasons) + 1))
+    mark = reasons.setdefault(figure.reason, _MARKS[len(reasons)])
     return f"{figure.millions:.2f}M", _spaced(figure.ours), f"{difference:+.2f}{mark}"
 
 

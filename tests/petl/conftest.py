@@ -3,10 +3,24 @@ from collections.abc import Iterator
 import pytest
 import torch
 
+from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import Arch, ViTArch, get_arch
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.build import build_model
-from vpetl_ray.petl.methods import AdapterConfig, FullConfig, MethodConfig, PattConfig
+from vpetl_ray.petl.methods import (
+    AdapterConfig,
+    BitFitConfig,
+    FullConfig,
+    LoraConfig,
+    MethodConfig,
+    PattConcatConfig,
+    PattConfig,
+    PattNoZConfig,
+    PositionConfig,
+    PrefixConfig,
+    PromptConfig,
+    StAdapterConfig,
+)
 
 NUM_CLASSES = 5
 BACKBONES = ("swin3d_nano", "vit_nano_mae", "vit_nano_videomae")
@@ -23,6 +37,30 @@ EXAMPLES: dict[str, MethodConfig] = {
     "patt q k v learned": PattConfig(targets=("q", "k", "v"), d_bottle=2, scale="learned"),
     "patt v stage 3": PattConfig(targets=("v",), d_bottle=2, stages=(3,)),
     "full": FullConfig(),
+    "full stage 3": FullConfig(stages=(3,)),
+    "position qkv": PositionConfig(kinds=("qkv",)),
+    "position norms and mlp": PositionConfig(kinds=("fc2", "norm1", "norm2", "fc1"), stages=(2, 3)),
+    "position rel_pos proj": PositionConfig(kinds=("rel_pos", "proj")),
+    "position downsample": PositionConfig(kinds=("downsample",)),
+    "bitfit": BitFitConfig(),
+    "lora q v": LoraConfig(targets=("q", "v"), rank=2),
+    "lora everywhere": LoraConfig(
+        targets=("q", "k", "v", "proj", "fc1", "fc2"), rank=2, alpha="learned"
+    ),
+    "lora fc1 alpha stage 2": LoraConfig(targets=("fc1",), rank=3, alpha=6.0, stages=(2,)),
+    "st_adapter": StAdapterConfig(d_bottle=3),
+    "st_adapter sequential 3x3x3": StAdapterConfig(
+        d_bottle=2, kernel="3x3x3", placement="sequential", scale="learned", activation="tanh"
+    ),
+    "prefix": PrefixConfig(num_tokens=3, d_middle=4),
+    "patt_concat": PattConcatConfig(d_bottle=3),
+    "patt_concat learned stage 3": PattConcatConfig(d_bottle=2, scale="learned", stages=(3,)),
+    "patt_no_z": PattNoZConfig(targets=("k", "v"), d_bottle=3),
+    "patt_no_z of few tokens": PattNoZConfig(targets=("q", "v"), d_bottle=3, num_tokens=7),
+    "prompt deep": PromptConfig(num_tokens=3),
+    "prompt shallow": PromptConfig(num_tokens=20, depth="shallow", stages=(1,)),
+    "prompt overlapping": PromptConfig(num_tokens=3, way="overlap", stages=(2, 3)),
+    "bitfit with rel_pos stages 1 3": BitFitConfig(rel_pos=True, stages=(1, 3)),
 }
 
 
@@ -74,8 +112,12 @@ def video(arch: Arch) -> torch.Tensor:
 
 
 @pytest.fixture(params=list(EXAMPLES.values()), ids=list(EXAMPLES))
-def method(request: pytest.FixtureRequest) -> MethodConfig:
+def method(request: pytest.FixtureRequest, arch: Arch) -> MethodConfig:
     config: MethodConfig = request.param
+    try:
+        config.check(arch)
+    except VpetlError as error:
+        pytest.skip(str(error))
     return config
 
 

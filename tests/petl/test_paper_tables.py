@@ -15,18 +15,19 @@ FIGURES: dict[str, Figure] = {
 
 @pytest.mark.parametrize("figure", FIGURES.values(), ids=FIGURES)
 def test_count_is_the_papers_to_its_last_digit_or_a_reason_says_why_not(figure: Figure):
-    is_told_why = figure.millions == 7.63 or "SSv2's classifier" in figure.reason
+    told = ("SSv2's classifier", "biases alone")
+    is_told_why = figure.millions == 7.63 or any(words in figure.reason for words in told)
     assert abs(figure.difference) <= 0.01 or is_told_why
     assert not figure.difference or figure.reason
 
 
 def test_every_table_has_its_rows():
-    assert [len(table.rows) for table in paper_tables()] == [2, 14, 5, 7, 7]
+    assert [len(table.rows) for table in paper_tables()] == [10, 16, 7, 8, 7]
 
 
 def test_table_5_is_the_mean_over_data_sets_and_their_backbones():
     means = [figure.ours for row in table_5().rows for figure in row.figures]
-    assert means[:3] == [86_037_130, 67_057, 1_256_689]
+    assert means[:4] == [86_037_130, 67_057, 76_273, 1_256_689]
     assert len(DATA_SETS) == 5
 
 

@@ -61,9 +61,22 @@ def test_a_shown_count_is_right_to_half_a_percent(count: int) -> None:
         ),
         ({"petl.patt.targets": "", "petl.classifier.train": False}, "nothing trained", None),
         ({"petl.lora.rank": 4, "training.learning_rate": 0.1}, "lora r4", "lora r4"),
+        (
+            {
+                "petl.position.kinds": "norm1+qkv",
+                "petl.prompt.num_tokens": 8,
+                "petl.prompt.depth": "deep",
+                "petl.prompt.way": "overlap",
+                "petl.bitfit.enabled": True,
+                "petl.bitfit.rel_pos": True,
+                "petl.bitfit.stages": "1+2",
+            },
+            "position norm1+qkv + prompt n8 overlap + bitfit rel_pos @1+2",
+            "position norm1+qkv + prompt n8 + bitfit",
+        ),
         ({}, "linear probe", "linear probe"),
     ],
-    ids=["both", "off", "frozen", "a method to come", "empty"],
+    ids=["both", "off", "frozen", "a method to come", "in place", "empty"],
 )
 def test_a_config_in_few_words(config, label: str, brief: str | None) -> None:
     assert config_label(config) == label

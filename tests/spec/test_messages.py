@@ -365,3 +365,23 @@ def test_another_number_of_classes_than_stated(write):
     spec = load_spec(write(patt() + "data: {source: folder, path: ., num_classes: 5}\n"))
     with pytest.raises(SpecError, match=r"x\.yaml:11: data\.num_classes: the data has 6 classes"):
         spec.check_budget(num_classes=6)
+
+
+def test_kinds_that_the_backbone_has_not_are_named(mistakes):
+    text = "petl:\n  position: {kinds: {subset: [qkv, rel_pos]}}\n"
+    lines = mistakes(
+        text + "training: {learning_rate: 1, epochs: 1, batch_size: 1}\n",
+        "backbone={arch: vit_nano_mae, weights: w.pth}",
+    )
+    assert lines == [
+        "x.yaml:2: petl.position.kinds: 'rel_pos' is not one of norm1, qkv, proj, norm2, fc1, fc2 "
+        "(what vit_nano_mae has)"
+    ]
+
+
+def test_prompts_that_leave_nothing_of_a_window_are_refused(mistakes):
+    text = "petl:\n  prompt: {num_tokens: {int: [1, 64]}, way: {choice: [prepend, overlap]}}\n"
+    assert mistakes(text + "training: {learning_rate: 1, epochs: 1, batch_size: 1}\n") == [
+        "x.yaml:2: petl.prompt.num_tokens: must be at most 63 to overlap a window of swin3d_nano, "
+        "got 64"
+    ]

@@ -7,9 +7,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from vpetl_ray.models.arch import SwinArch, get_arch
+from vpetl_ray.params import _largest_values
 from vpetl_ray.petl.count import count_trainable
+from vpetl_ray.petl.methods import METHODS
 from vpetl_ray.tuning.domains import Choice, Domain, Fixed, FloatRange, IntRange, Subset
-from vpetl_ray.tuning.space import CLASSIFIER, NothingToTrain, Space
+from vpetl_ray.tuning.space import CLASSIFIER, METHOD_FIELDS, NothingToTrain, Space
 from vpetl_ray.tuning.space_size import smallest_values
 from vpetl_ray.tuning.start import own_values
 
@@ -300,3 +302,62 @@ def test_describe_is_short():
     assert space.build(probe_values(space)).describe() == "linear probe"
     smallest = space.build(smallest_values(space))
     assert smallest.describe() == "adapter 1 stage 1, classifier frozen"
+
+
+METHOD_TREES = {
+    "position": {"petl.position.kinds": Subset(items=("norm1", "rel_pos", "downsample"))},
+    "bitfit": {"petl.bitfit.rel_pos": SWITCH},
+    "full": {"petl.full.enabled": SWITCH},
+    "lora": {
+        "petl.lora.targets": Subset(items=("q", "v", "fc1")),
+        "petl.lora.rank": Choice(options=(1, 3)),
+        "petl.lora.alpha": Choice(options=(2.0, "learned")),
+    },
+    "st_adapter": {
+        "petl.st_adapter.enabled": SWITCH,
+        "petl.st_adapter.d_bottle": Choice(options=(1, 4)),
+        "petl.st_adapter.kernel": Choice(options=("3x1x1", "3x3x3")),
+    },
+    "prefix": {"petl.prefix.num_tokens": Choice(options=(1, 2)), "petl.prefix.d_middle": 3},
+    "prompt": {
+        "petl.prompt.num_tokens": IntRange(low=1, high=3),
+        "petl.prompt.depth": Choice(options=("deep", "shallow")),
+    },
+    "patt_concat": {
+        "petl.patt_concat.d_bottle": Choice(options=(1, 2)),
+        "petl.patt_concat.scale": Choice(options=(0.8, "learned")),
+    },
+    "patt_no_z": {
+        "petl.patt_no_z.targets": Subset(items=("k", "v")),
+        "petl.patt_no_z.d_bottle": 2,
+        "petl.patt_no_z.num_tokens": Choice(options=(None, 2)),
+    },
+}
+
+
+def test_every_method_has_a_space():
+    assert set(METHOD_FIELDS) == set(METHODS) == {*METHOD_TREES, "patt", "adapter"}
+
+
+@pytest.mark.parametrize("name", METHOD_TREES)
+def test_space_of_a_method_is_counted_without_listing_it(name):
+    stages = Subset(items=(1, 2), min_size=1)
+    tree = {**TRAINING, **METHOD_TREES[name], f"petl.{name}.stages": stages, CLASSIFIER: SWITCH}
+    space = make_space(tree, TOY, 3)
+    counts = sorted(every_config(space).values())
+    summary = space.summary()
+    assert (summary.smallest, summary.largest) == (counts[0], counts[-1])
+    assert space.count(space.build(smallest_values(space))) == counts[0]
+    assert space.count(space.build(_largest_values(space))) == counts[-1]
+    if name != "position":  # merging behind the last stage trains nothing, under several names
+        assert summary.num_structures == len(counts)
+        assert summary.median == median_low(counts)
+
+
+def test_methods_that_train_the_same_tensors_are_never_more_than_the_backbone():
+    tree = {**TRAINING, "petl.full.enabled": SWITCH, "petl.bitfit.enabled": SWITCH}
+    space = make_space(tree, TOY, 3)
+    counts = sorted(every_config(space).values())
+    summary = space.summary()
+    assert (summary.smallest, summary.largest) == (counts[0], counts[-1])
+    assert not summary.exact

@@ -125,4 +125,4 @@ def arch_from_dict(fields: Mapping[str, Any]) -> Arch:
 
 def count_backbone(arch: Arch) -> int:
     """Parameters of the backbone without its classifier, by arithmetic (Swin-B: 87 638 984)."""
-    return arch.count_outside_blocks() + sum(arch.count_block(site) for site in arch.blocks())
+    return sum(tensor.size for tensor in arch.own_tensors())

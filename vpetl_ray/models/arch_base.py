@@ -4,7 +4,10 @@ No torch: counting and placing must not need a model.
 """
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from dataclasses import dataclass
+
+from vpetl_ray.models.own_tensors import OwnLayer, OwnTensor
 
 IN_CHANNELS = 3
 
@@ -30,6 +33,8 @@ class BlockSite:
     """Channels between the two layers of the MLP."""
     window_tokens: int
     """Tokens that attend to each other, at the size the network is made for."""
+    class_tokens: int = 0
+    """How many of them, the first ones, stand for no place in the clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,13 +77,14 @@ class Arch(ABC):
     def window_tokens(self) -> int:
         """Tokens that attend to each other, at the size the network is made for."""
 
-    @abstractmethod
-    def count_outside_blocks(self) -> int:
-        """Parameters that stand in no block, without the classifier."""
+    @property
+    def class_tokens(self) -> int:
+        """How many tokens, the first ones, stand for no place in the clip."""
+        return 0
 
     @abstractmethod
-    def count_block(self, site: BlockSite) -> int:
-        """Parameters of one block."""
+    def own_tensors(self) -> tuple[OwnTensor, ...]:
+        """Every parameter of the network but the classifier's."""
 
     def blocks(self) -> tuple[BlockSite, ...]:
         """Every block, in order of depth."""
@@ -92,12 +98,17 @@ class Arch(ABC):
                 num_heads=self.stage_heads[i],
                 mlp_dim=int(self.stage_dims[i] * self.mlp_ratio),
                 window_tokens=self.window_tokens,
+                class_tokens=self.class_tokens,
             )
             for index, (i, j) in enumerate(places)
         )
 
 
-def count_norms_and_mlp(site: BlockSite) -> int:
-    """Parameters of a block's two norms and of its MLP, with biases."""
-    norms = 4 * site.dim
-    return norms + 2 * site.dim * site.mlp_dim + site.mlp_dim + site.dim
+def norms_and_mlp(site: BlockSite, name: str) -> Iterator[OwnTensor]:
+    """Give what blocks of every family have beside attention; `name` is the block's."""
+    for kind in ("norm1", "norm2"):
+        yield from OwnLayer(name=f"{name}.{kind}", stage=site.stage, kind=kind).norm(site.dim)
+    fc1 = OwnLayer(name=f"{name}.mlp.fc1", stage=site.stage, kind="fc1")
+    fc2 = OwnLayer(name=f"{name}.mlp.fc2", stage=site.stage, kind="fc2")
+    yield from fc1.linear(site.dim, site.mlp_dim)
+    yield from fc2.linear(site.mlp_dim, site.dim)

@@ -4,7 +4,8 @@ from abc import ABC, abstractmethod
 
 from torch import Tensor, nn
 
-from vpetl_ray.models.arch_base import Arch, BlockSite
+from vpetl_ray.errors import VpetlError
+from vpetl_ray.models.arch_base import Arch, BlockSite, Size
 from vpetl_ray.models.blocks import Block
 
 
@@ -36,6 +37,15 @@ class Backbone(nn.Module, ABC):
     @abstractmethod
     def pool(self, x: Tensor) -> Tensor:
         """Make the features (B, num_features) of what leaves the last stage."""
+
+    def grid_of(self, num_tokens: int) -> Size:
+        """Tell how tokens in a row stand along (time, height, width), class tokens aside.
+
+        Raises:
+            VpetlError: so many tokens are no grid of this network, or its tokens are on one.
+
+        """
+        raise VpetlError(f"{self.arch.name}: {num_tokens} tokens in a row are no grid")
 
     def block_modules(self) -> list[tuple[BlockSite, Block]]:
         """Every block with where it stands, in order of depth."""

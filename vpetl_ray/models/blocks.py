@@ -1,12 +1,14 @@
 """The transformer block of every family: norm1, attention, +, norm2, MLP, +, with named seams.
 
 Axes: B batch (for windows: batch times windows), N tokens that attend to each other, C channels,
-M heads, D channels of one head. A seam is an `nn.ModuleList`, empty by default, whose members are
-called as `branch(input, output) -> output`; the backbone knows no method by name.
+M heads, D channels of one head, P tokens that are attended to and do not attend. A seam is an
+`nn.ModuleList`, empty by default, whose members are called as `branch(input, output) -> output`;
+the backbone knows no method by name.
 """
 
+import torch
 from torch import Tensor, nn
-from torch.nn.functional import gelu, scaled_dot_product_attention
+from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 
 
 def run_branches(branches: nn.ModuleList, x: Tensor, y: Tensor) -> Tensor:
@@ -25,24 +27,31 @@ def drop_path(x: Tensor, rate: float, is_training: bool) -> Tensor:
 
 
 class Mlp(nn.Module):
-    """`fc2(GELU(fc1(z)))`."""
+    """`fc2(GELU(fc1(z)))`.
+
+    Seams: `fc1_branches` and `fc2_branches` get what enters and leaves each layer.
+    """
 
     def __init__(self, dim: int, mlp_dim: int) -> None:
         super().__init__()
         self.fc1 = nn.Linear(dim, mlp_dim)
         self.fc2 = nn.Linear(mlp_dim, dim)
+        self.fc1_branches = nn.ModuleList()
+        self.fc2_branches = nn.ModuleList()
 
     def forward(self, z: Tensor) -> Tensor:
         """(..., C) to (..., C)."""
-        out: Tensor = self.fc2(gelu(self.fc1(z)))
-        return out
+        hidden = gelu(run_branches(self.fc1_branches, z, self.fc1(z)))
+        return run_branches(self.fc2_branches, hidden, self.fc2(hidden))
 
 
 class Attention(nn.Module):
     """Multi-head attention of all tokens to all.
 
-    Seams: `qkv_branches` get (z, qkv) of shapes (B, N, C) and (B, N, 3C); `proj_branches` get
-    what enters and leaves the output projection, both (B, N, C).
+    Seams: `token_branches` get the tokens (B, N, C) twice and give what takes their place;
+    `qkv_branches` get (z, qkv) of shapes (B, N, C) and (B, N, 3C); `proj_branches` get what enters
+    and leaves the output projection, both (B, N, C). `kv_branches` are called with z alone and
+    give keys and values of further tokens, (B or 1, P, 2C), which every token attends to.
 
     Args:
         dim: channels.
@@ -56,12 +65,26 @@ class Attention(nn.Module):
         self.num_heads = num_heads
         self.qkv = nn.Linear(dim, 3 * dim) if qkv is None else qkv
         self.proj = nn.Linear(dim, dim)
+        self.token_branches = nn.ModuleList()
         self.qkv_branches = nn.ModuleList()
+        self.kv_branches = nn.ModuleList()
         self.proj_branches = nn.ModuleList()
 
     def forward(self, x_BNC: Tensor) -> Tensor:
         """(B, N, C) to (B, N, C)."""
-        return self.to_output(self.attend(self.to_qkv(x_BNC)))
+        z_BNC = self.to_tokens(x_BNC)
+        return self.to_output(self.attend(self.to_qkv(z_BNC), more_kv=self.to_more_kv(z_BNC)))
+
+    def to_tokens(self, x_BNC: Tensor) -> Tensor:
+        """(B, N, C) to what attends in their place, (B, N, C), through the seam."""
+        return run_branches(self.token_branches, x_BNC, x_BNC)
+
+    def to_more_kv(self, z_BNC: Tensor) -> Tensor | None:
+        """Keys and values (B, P, 2C) of further tokens; None where no branch gives any."""
+        if not self.kv_branches:
+            return None
+        given = [branch(z_BNC) for branch in self.kv_branches]
+        return torch.cat([more.expand(len(z_BNC), -1, -1) for more in given], 1)
 
     def to_qkv(self, z_BNC: Tensor) -> Tensor:
         """(B, N, C) to (B, N, 3C), through the seam."""
@@ -71,29 +94,48 @@ class Attention(nn.Module):
         """(B, N, C) to (B, N, C), through the seam."""
         return run_branches(self.proj_branches, out_BNC, self.proj(out_BNC))
 
-    def attend(self, qkv_BN3C: Tensor, mask: Tensor | None = None, num_windows: int = 1) -> Tensor:
+    def attend(
+        self,
+        qkv_BN3C: Tensor,
+        mask: Tensor | None = None,
+        num_windows: int = 1,
+        more_kv: Tensor | None = None,
+    ) -> Tensor:
         """(B, N, 3C) to (B, N, C).
 
         Args:
             qkv_BN3C: queries, keys and values side by side.
             mask: (1, M or W*M, N, N), added to the scores.
             num_windows: W, how many neighbours in B the mask tells apart.
+            more_kv: (B, P, 2C), keys and values of further tokens, which no mask is for.
 
         """
         _, n, three_c = qkv_BN3C.shape
         dim = three_c // 3
         if num_windows == 1:
             q, k, v = qkv_BN3C.view(-1, n, 3, self.num_heads, dim // self.num_heads).unbind(2)
-            out = scaled_dot_product_attention(
-                q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2), attn_mask=mask
-            )
-            return out.transpose(1, 2).reshape(-1, n, dim)  # (B, N, C)
-        # Windows stand beside the heads, so that one mask serves every clip of the batch.
-        qkv = qkv_BN3C.view(-1, num_windows, n, 3, self.num_heads, dim // self.num_heads)
-        q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)  # (B/W, W*M, N, D)
+            q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, M, N, D)
+        else:
+            # Windows stand beside the heads, so that one mask serves every clip of the batch.
+            qkv = qkv_BN3C.view(-1, num_windows, n, 3, self.num_heads, dim // self.num_heads)
+            q, k, v = qkv.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)  # (B/W, W*M, N, D)
+        if more_kv is not None:
+            k, v, mask = self._with_more(k, v, mask, more_kv, num_windows)
         out = scaled_dot_product_attention(q, k, v, attn_mask=mask)
+        if num_windows == 1:
+            return out.transpose(1, 2).reshape(-1, n, dim)  # (B, N, C)
         out = out.view(-1, num_windows, self.num_heads, n, dim // self.num_heads)
         return out.transpose(2, 3).reshape(-1, n, dim)  # (B, N, C)
+
+    def _with_more(
+        self, k: Tensor, v: Tensor, mask: Tensor | None, more_kv: Tensor, num_windows: int
+    ) -> tuple[Tensor, Tensor, Tensor | None]:
+        """Put further tokens in front of keys and values: (B/W, W*M, P + N, D)."""
+        p, dim = more_kv.shape[1], k.shape[-1]
+        more = more_kv.to(k.dtype).reshape(-1, num_windows, p, 2, self.num_heads, dim)
+        more_k, more_v = more.permute(3, 0, 1, 4, 2, 5).flatten(2, 3).unbind(0)
+        mask = None if mask is None else pad(mask, (p, 0))
+        return torch.cat((more_k, k), 2), torch.cat((more_v, v), 2), mask
 
 
 class Block(nn.Module):

@@ -1,11 +1,12 @@
 """The numbers of a Video Swin Transformer, Liu et al. 2021 (arXiv 2106.13230), section 4.1."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from vpetl_ray.models.arch_base import IN_CHANNELS, Arch, BlockSite, Size, count_norms_and_mlp
+from vpetl_ray.models.arch_base import IN_CHANNELS, Arch, BlockSite, Size, norms_and_mlp
+from vpetl_ray.models.own_tensors import EDGE, OwnLayer, OwnTensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,16 +40,39 @@ class SwinArch(Arch):
         """Rows of one block's relative-position table: every offset inside a window."""
         return prod(2 * size - 1 for size in self.window_size)
 
-    def count_outside_blocks(self) -> int:
-        """Patch embedding with its norm, merging between stages, and the last norm."""
-        patch = IN_CHANNELS * prod(self.patch_size) * self.embed_dim + 3 * self.embed_dim
-        merging = sum(8 * dim + 8 * dim * dim for dim in self.stage_dims[:-1])
-        return patch + merging + 2 * self.num_features
+    def own_tensors(self) -> tuple[OwnTensor, ...]:
+        """Every parameter of the network but the classifier's."""
+        blocks = (tensor for site in self.blocks() for tensor in self._block_tensors(site))
+        return *self._first_tensors(), *blocks, *self._last_tensors()
 
-    def count_block(self, site: BlockSite) -> int:
-        """Two norms, attention with its position table, and the MLP."""
-        attention = 4 * site.dim**2 + 4 * site.dim + self.relative_positions * site.num_heads
-        return attention + count_norms_and_mlp(site)
+    def _first_tensors(self) -> Iterator[OwnTensor]:
+        patch = IN_CHANNELS * prod(self.patch_size)
+        yield from OwnLayer(name="patch_embed.proj", stage=1, kind=EDGE).linear(
+            patch, self.embed_dim
+        )
+        yield from OwnLayer(name="patch_embed.norm", stage=1, kind=EDGE).norm(self.embed_dim)
+
+    def _block_tensors(self, site: BlockSite) -> Iterator[OwnTensor]:
+        name = f"layers.{site.stage - 1}.blocks.{site.block - 1}"
+        yield from norms_and_mlp(site, name)
+        table = OwnLayer(
+            name=f"{name}.attn.relative_position_bias_table", stage=site.stage, kind="rel_pos"
+        )
+        yield table.tensor("", self.relative_positions * site.num_heads)
+        qkv = OwnLayer(name=f"{name}.attn.qkv", stage=site.stage, kind="qkv")
+        yield from qkv.linear(site.dim, 3 * site.dim)
+        proj = OwnLayer(name=f"{name}.attn.proj", stage=site.stage, kind="proj")
+        yield from proj.linear(site.dim, site.dim)
+
+    def _last_tensors(self) -> Iterator[OwnTensor]:
+        """Give the merging behind each stage but the last, and the last norm."""
+        for stage, dim in enumerate(self.stage_dims[:-1], start=1):
+            name = f"layers.{stage - 1}.downsample"
+            norm = OwnLayer(name=f"{name}.norm", stage=stage, kind="downsample")
+            yield from norm.norm(4 * dim)
+            reduction = OwnLayer(name=f"{name}.reduction", stage=stage, kind="downsample")
+            yield reduction.tensor("weight", 8 * dim * dim)
+        yield from OwnLayer(name="norm", stage=self.num_stages, kind=EDGE).norm(self.num_features)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "SwinArch":

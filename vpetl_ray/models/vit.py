@@ -6,6 +6,8 @@ which is `fc_norm` where the classifier reads the mean of the patches. It stands
 pooling; for a class token that is the same as in front of it.
 """
 
+from math import prod
+
 import torch
 from torch import Tensor, nn
 
@@ -64,6 +66,7 @@ class VisionTransformer(Backbone):
         self.norm = nn.LayerNorm(dim, eps=arch.norm_eps)
         self.head = nn.Linear(dim, num_classes)
         self._positions = DerivedTensors()
+        self._last_grid = arch.grid
         self.set_drop_path(drop_path)
         _initialise(self)
 
@@ -71,12 +74,32 @@ class VisionTransformer(Backbone):
         """(B, 3, T, H, W) to tokens (B, N, C) with their positions."""
         x_BTHWC: Tensor = self.patch_embed(video_BCTHW)
         _, t, h, w, _ = x_BTHWC.shape
+        if not torch.compiler.is_compiling():
+            self._last_grid = (t, h, w)
         positions_1NC = self._positions_for((t, h, w))
         x_BNC = x_BTHWC.flatten(1, 3)
         if self.cls_token is None:
             return x_BNC + positions_1NC
         class_B1C = (self.cls_token + positions_1NC[:, :1]).expand(len(x_BNC), -1, -1)
         return torch.cat((class_B1C, x_BNC + positions_1NC[:, 1:]), 1)
+
+    def grid_of(self, num_tokens: int) -> Size:
+        """Tell how patches in a row stand along (time, height, width).
+
+        As in the clip that was embedded last; where only features of clips came in since, and
+        they have another number of tokens, more or fewer frames of the native size.
+
+        Raises:
+            VpetlError: they can be neither.
+
+        """
+        num_patches = num_tokens - self.arch.class_tokens
+        _, h, w = self.arch.grid
+        if num_patches == prod(self._last_grid):
+            return self._last_grid
+        if num_patches % (h * w) == 0:
+            return num_patches // (h * w), h, w
+        return super().grid_of(num_tokens)
 
     def run_stage(self, x: Tensor, stage: int) -> Tensor:
         """(B, N, C) to (B, N, C)."""

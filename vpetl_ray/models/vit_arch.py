@@ -4,12 +4,13 @@ ViT: Dosovitskiy et al. 2020 (arXiv 2010.11929). MAE: He et al. 2021 (arXiv 2111
 VideoMAE: Tong et al. 2022 (arXiv 2203.12602), clips cut into tubes of 2 x 16 x 16.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
-from vpetl_ray.models.arch_base import IN_CHANNELS, Arch, BlockSite, Size, count_norms_and_mlp
+from vpetl_ray.models.arch_base import IN_CHANNELS, Arch, BlockSite, Size, norms_and_mlp
+from vpetl_ray.models.own_tensors import EDGE, OwnLayer, OwnTensor
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,16 +59,38 @@ class ViTArch(Arch):
         """Every token of a clip of `clip_size`."""
         return prod(self.grid) + self.has_class_token
 
-    def count_outside_blocks(self) -> int:
-        """Patch embedding, class token, learned positions, and the last norm."""
-        patch = IN_CHANNELS * prod(self.patch_size) * self.embed_dim + self.embed_dim
-        rows = self.window_tokens if self.positions == "learned" else 0
-        return patch + (self.has_class_token + rows + 2) * self.embed_dim
+    @property
+    def class_tokens(self) -> int:
+        """One class token or none."""
+        return int(self.has_class_token)
 
-    def count_block(self, site: BlockSite) -> int:
-        """Two norms, attention, and the MLP."""
-        biases = (4 if self.has_key_bias else 3) * site.dim
-        return 4 * site.dim**2 + biases + count_norms_and_mlp(site)
+    def own_tensors(self) -> tuple[OwnTensor, ...]:
+        """Every parameter of the network but the classifier's."""
+        blocks = (tensor for site in self.blocks() for tensor in self._block_tensors(site))
+        last = OwnLayer(name="norm", stage=self.num_stages, kind=EDGE).norm(self.num_features)
+        return *self._first_tensors(), *blocks, *last
+
+    def _first_tensors(self) -> Iterator[OwnTensor]:
+        if self.has_class_token:
+            yield OwnLayer(name="cls_token", stage=1, kind=EDGE).tensor("", self.embed_dim)
+        if self.positions == "learned":
+            positions = OwnLayer(name="pos_embed", stage=1, kind=EDGE)
+            yield positions.tensor("", self.window_tokens * self.embed_dim)
+        patch = OwnLayer(name="patch_embed.proj", stage=1, kind=EDGE)
+        yield from patch.linear(IN_CHANNELS * prod(self.patch_size), self.embed_dim)
+
+    def _block_tensors(self, site: BlockSite) -> Iterator[OwnTensor]:
+        name = f"blocks.{site.index}"
+        yield from norms_and_mlp(site, name)
+        qkv = OwnLayer(name=f"{name}.attn.qkv", stage=site.stage, kind="qkv")
+        if self.has_key_bias:
+            yield from qkv.linear(site.dim, 3 * site.dim)
+        else:
+            yield qkv.tensor("weight", 3 * site.dim * site.dim)
+            yield qkv.tensor("q_bias", site.dim, is_bias=True)
+            yield qkv.tensor("v_bias", site.dim, is_bias=True)
+        proj = OwnLayer(name=f"{name}.attn.proj", stage=site.stage, kind="proj")
+        yield from proj.linear(site.dim, site.dim)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ViTArch":

@@ -35,9 +35,11 @@ class WindowAttention(Attention):
         """(B, T, H, W, C) to (B, T, H, W, C)."""
         _, t, h, w, _ = x_BTHWC.shape
         plan = window_plan((t, h, w), self.window, self.shift)
-        qkv_WN3C = self.to_qkv(plan.partition(x_BTHWC))
+        z_WNC = self.to_tokens(plan.partition(x_BTHWC))
+        qkv_WN3C = self.to_qkv(z_WNC)
         mask = self._mask(plan, qkv_WN3C.dtype, qkv_WN3C.device)
-        out_WNC = self.attend(qkv_WN3C, mask, plan.num_windows if plan.is_shifted else 1)
+        num_told_apart = plan.num_windows if plan.is_shifted else 1
+        out_WNC = self.attend(qkv_WN3C, mask, num_told_apart, self.to_more_kv(z_WNC))
         return plan.merge(self.to_output(out_WNC))
 
     def _mask(self, plan: WindowPlan, dtype: torch.dtype, device: torch.device) -> Tensor:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from vpetl_ray.errors import CheckpointError, VpetlError
 from vpetl_ray.petl.config import PetlConfig
-from vpetl_ray.petl.method import Backbone, Branch, Placement, Unfrozen
+from vpetl_ray.petl.merge import Merged, remove_branch
+from vpetl_ray.petl.method import Arch, Backbone, Branch, Placement, Unfrozen
 from vpetl_ray.petl.seeding import seeded
 
 _logger = logging.getLogger(__name__)
@@ -34,7 +35,9 @@ def attach(model: Backbone, config: PetlConfig, *, seed: int) -> "Attached":
 
     """
     config.check(model.arch)
-    if not config.train_classifier and all(method.is_empty for method in config.methods):
+    if not config.train_classifier and not any(
+        method.stages_of(model.arch) for method in config.methods
+    ):
         raise VpetlError(
             "petl: nothing is trained: no method is on and the classifier is not trained either"
         )
@@ -60,14 +63,15 @@ class Attached:
         self.config = config
         self._was_trainable = {p: p.requires_grad for p in model.parameters()}
         self._old_head = [p.detach().clone() for p in model.head.parameters()]
-        placements = [p for method in config.methods for p in method.place(model, seed)]
+        placements = _placements(config, model, seed)
         self._branches = [p for p in placements if isinstance(p, Branch)]
         self._unfrozen = [p for p in placements if isinstance(p, Unfrozen)]
         self._old_values = [p.parameter.detach().clone() for p in self._unfrozen]
         self.first_depth = min([p.stage - 1 for p in placements], default=model.arch.num_stages)
+        self._merged: Merged | None = None
         self._insert(seed)
         self.trainable = dict(self._trainable(placements))
-        self.warnings = tuple(_unmatched(config))
+        self.warnings = tuple(_unmatched(config, model.arch))
         for warning in self.warnings:
             _logger.warning(warning)
 
@@ -103,7 +107,9 @@ class Attached:
     def backbone_state(self) -> dict[str, Tensor]:
         """Give the backbone's own tensors as they were before `attach`, without the classifier."""
         trained = zip(self._unfrozen, self._old_values, strict=True)
-        before = {unfrozen.parameter: old for unfrozen, old in trained}
+        before: dict[Tensor, Tensor] = {unfrozen.parameter: old for unfrozen, old in trained}
+        if self._merged is not None:
+            before = {**self._merged.originals(), **before}
         head = set(self.model.head.parameters())
         return {
             name: before.get(parameter, parameter).detach()
@@ -124,14 +130,31 @@ class Attached:
             for name, tensor in tensors.items():
                 tensor.copy_(state[name])
 
+    def merge(self) -> None:
+        """Fold what can be into the frozen weights: the same output, at no cost.
+
+        Training goes on only after `unmerge`. Safe to call twice.
+
+        Raises:
+            VpetlError: nothing that is attached can be merged.
+
+        """
+        if self._merged is None:
+            self._merged = Merged(self._branches)
+
+    def unmerge(self) -> None:
+        """Take back `merge`: weights are bit for bit what they were. Safe to call twice."""
+        if self._merged is not None:
+            self._merged.undo()
+            self._merged = None
+
     def detach(self) -> None:
         """Leave the model bit for bit as it was before `attach`. Safe to call twice."""
         if self.model.__dict__.get("_attached") is not self:
             return
+        self.unmerge()
         for branch in self._branches:
-            kept = [module for module in branch.seam if module is not branch.module]
-            del branch.seam[:]
-            branch.seam.extend(kept)
+            remove_branch(branch)
         olds = [
             *zip(self.model.head.parameters(), self._old_head, strict=True),
             *((u.parameter, old) for u, old in zip(self._unfrozen, self._old_values, strict=True)),
@@ -143,6 +166,15 @@ class Attached:
             parameter.grad = None
             parameter.requires_grad_(was_trainable)
         del self.model.__dict__["_attached"]
+
+
+def _placements(config: PetlConfig, model: Backbone, seed: int) -> list[Placement]:
+    """Build everything; what two methods train in place is one tensor all the same."""
+    placements: dict[str, Placement] = {}
+    for method in config.methods:
+        for placement in method.place(model, seed):
+            placements.setdefault(placement.name, placement)
+    return list(placements.values())
 
 
 def _start_head(head: nn.Linear, seed: int) -> None:
@@ -159,9 +191,9 @@ def _start_head(head: nn.Linear, seed: int) -> None:
         head.bias.zero_()
 
 
-def _unmatched(config: PetlConfig) -> Iterator[str]:
+def _unmatched(config: PetlConfig, arch: Arch) -> Iterator[str]:
     for method in config.methods:
-        if method.is_empty:
+        if not method.stages_of(arch):
             yield f"{method.name}: matches nothing, so nothing of it is trained"
 
 

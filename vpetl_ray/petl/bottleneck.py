@@ -89,7 +89,11 @@ class Bottleneck(nn.Module):
 
 
 def add_up_projection(
-    output: Tensor, hidden: Tensor, weight_OD: Tensor, bias_O: Tensor, runs: tuple[slice, ...]
+    output: Tensor,
+    hidden: Tensor,
+    weight_OD: Tensor,
+    bias_O: Tensor | None,
+    runs: tuple[slice, ...],
 ) -> Tensor:
     """Add `hidden @ weight.T + bias` to columns of `output`, in place, in one matrix product.
 
@@ -98,7 +102,7 @@ def add_up_projection(
             need it for its own backward pass (a linear layer does not).
         hidden: (..., D).
         weight_OD: O is the total width of `runs`.
-        bias_O: likewise.
+        bias_O: likewise; None adds none.
         runs: slices of output's columns, in order, that the O columns are added to.
 
     """
@@ -119,23 +123,24 @@ class _AddUpProjection(torch.autograd.Function):
         output: Tensor,
         hidden: Tensor,
         weight_OD: Tensor,
-        bias_O: Tensor,
+        bias_O: Tensor | None,
         runs: tuple[slice, ...],
     ) -> Tensor:
         rows_RO = output.view(-1, output.shape[-1])
         hidden_RD = hidden.reshape(-1, hidden.shape[-1]).to(output.dtype)
-        weight_OD = weight_OD.to(output.dtype)
+        given_dtype, weight_OD = weight_OD.dtype, weight_OD.to(output.dtype)
         start = 0
         for run in runs:
             columns = rows_RO[:, run]
             stop = start + columns.shape[1]
-            columns += bias_O[start:stop]
+            if bias_O is not None:
+                columns += bias_O[start:stop]
             columns.addmm_(hidden_RD, weight_OD[start:stop].t())
             start = stop
         ctx.mark_dirty(output)
+        ctx.dtypes = hidden.dtype, given_dtype
         ctx.save_for_backward(hidden_RD, weight_OD)
-        ctx.runs, ctx.hidden_shape = runs, hidden.shape
-        ctx.dtypes = hidden.dtype, bias_O.dtype
+        ctx.runs, ctx.hidden_shape, ctx.has_bias = runs, hidden.shape, bias_O is not None
         return output
 
     @staticmethod
@@ -150,13 +155,13 @@ class _AddUpProjection(torch.autograd.Function):
         for part, weight in zip(parts[1:], weights[1:], strict=True):
             grad_hidden.addmm_(part, weight)
         grad_weight = _join([part.t() @ hidden_RD for part in parts])
-        grad_bias = _join([part.sum(0) for part in parts])
+        grad_bias = _join([part.sum(0) for part in parts]) if ctx.has_bias else None
         hidden_dtype, weight_dtype = ctx.dtypes
         return (
             grad,
             grad_hidden.view(ctx.hidden_shape).to(hidden_dtype),
             grad_weight.to(weight_dtype),
-            grad_bias.to(weight_dtype),
+            None if grad_bias is None else grad_bias.to(weight_dtype),
             None,
         )
 

@@ -8,8 +8,8 @@ from typing import Any, Self
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.petl.checks import describe_unknown
-from vpetl_ray.petl.method import Arch, at_stages, method_to_dict
-from vpetl_ray.petl.methods import METHODS, MethodConfig
+from vpetl_ray.petl.method import Arch, OwnMethod, at_stages, method_to_dict
+from vpetl_ray.petl.methods import METHODS, FullConfig, MethodConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,8 +42,8 @@ class PetlConfig:
 
     def canonical(self, arch: Arch) -> Self:
         """Write what this builds in one way: sorted, equal parts joined, empty ones dropped."""
-        kept = [method.canonical(arch) for method in self.methods if not method.is_empty]
-        joined = _join_stages(kept, arch)
+        kept = [m.canonical(arch) for m in _without_repeats(self.methods, arch)]
+        joined = _join_stages([m for m in kept if m.stages_of(arch)], arch)
         order = list(METHODS)
         joined.sort(key=lambda m: (order.index(m.name), sorted(m.stages_of(arch))))
         return replace(self, methods=tuple(joined))
@@ -117,6 +117,18 @@ def make_method(values: Mapping[str, Any]) -> MethodConfig:
 
 def _required(method: Any) -> list[str]:
     return [f.name for f in fields(method) if f.default is MISSING and f.default_factory is MISSING]
+
+
+def _without_repeats(methods: tuple[MethodConfig, ...], arch: Arch) -> list[MethodConfig]:
+    """Where full tuning is on, nothing is left to train for what trains the backbone in place."""
+    is_full = [isinstance(method, FullConfig) for method in methods]
+    full = {s for m, yes in zip(methods, is_full, strict=True) if yes for s in m.stages_of(arch)}
+    return [
+        at_stages(method, tuple(method.stages_of(arch) - full))
+        if full and isinstance(method, OwnMethod) and not yes
+        else method
+        for method, yes in zip(methods, is_full, strict=True)
+    ]
 
 
 def _join_stages(methods: list[MethodConfig], arch: Arch) -> list[MethodConfig]:

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vpetl_ray.petl.config import PetlConfig
-from vpetl_ray.petl.method import Arch
+from vpetl_ray.petl.method import Arch, OwnMethod
 
 CLASSIFIER = "classifier"
 """The part that is the classifier."""
@@ -32,8 +32,14 @@ def count_trainable(config: PetlConfig, arch: Arch, num_classes: int) -> Count:
     """
     config.check(arch)
     parts: dict[str, int] = {}
+    counted: set[str] = set()
     for method in config.methods:
-        parts.update(method.count(arch))
+        if isinstance(method, OwnMethod):
+            # What two of them train is one tensor all the same.
+            parts.update(method.count(arch, but=counted))
+            counted.update(tensor.name for tensor in method.own_tensors(arch))
+        else:
+            parts.update(method.count(arch))
     if config.train_classifier:
         parts[CLASSIFIER] = count_classifier(arch, num_classes)
     return Count(parts=parts)

@@ -6,8 +6,9 @@ table there; the contract tests then run on it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, ClassVar, Protocol, Self, TypeVar
 
 import torch
@@ -16,6 +17,7 @@ from torch import nn
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models import arch_base, backbone, blocks
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.models.own_tensors import OwnTensor
 from vpetl_ray.petl.checks import check_whole_number
 from vpetl_ray.petl.seeding import seeded
 
@@ -36,7 +38,9 @@ class Branch:
     seam: nn.ModuleList
     """Where the module goes."""
     module: nn.Module
-    """Called as `module(input, output) -> output`."""
+    """Called as the seam calls its members, most often as `module(input, output) -> output`."""
+    layer: nn.Linear | None = None
+    """The frozen layer beside it, where the module can be merged into its weight."""
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
         """Yield what is trained, by name."""
@@ -92,14 +96,14 @@ class Method(Protocol):
 
 
 @dataclass(frozen=True, kw_only=True)
-class BlockMethod(ABC):
-    """A method that puts one branch into every block of the chosen stages."""
+class StageMethod(ABC):
+    """A method that is placed by stages."""
 
     name: ClassVar[str]
     identity_at_start: ClassVar[bool]
 
     stages: tuple[int, ...] | None = field(default=None)
-    """Stages whose blocks get it, from 1; by default all."""
+    """Stages that get it, from 1; by default all."""
 
     def __post_init__(self) -> None:
         if self.stages is None:
@@ -109,18 +113,6 @@ class BlockMethod(ABC):
         for stage in self.stages:
             check_whole_number(f"{self.name}.stages", stage, at_least=1)
         object.__setattr__(self, "stages", tuple(sorted(set(self.stages))))
-
-    @abstractmethod
-    def count_block(self, site: BlockSite) -> int:
-        """Trainable parameters in one block."""
-
-    @abstractmethod
-    def seam(self, block: Block) -> nn.ModuleList:
-        """Where in the block the branch goes."""
-
-    @abstractmethod
-    def build(self, site: BlockSite, generator: torch.Generator) -> nn.Module:
-        """Build the branch for one block, drawn from the generator."""
 
     @property
     def is_empty(self) -> bool:
@@ -147,34 +139,121 @@ class BlockMethod(ABC):
             return frozenset()
         return frozenset(range(1, arch.num_stages + 1) if self.stages is None else self.stages)
 
+    @abstractmethod
+    def count(self, arch: Arch) -> dict[str, int]:
+        """Trainable parameters by stage, by arithmetic alone."""
+
+    @abstractmethod
+    def place(self, model: Backbone, seed: int) -> Iterator[Placement]:
+        """Build what is trained, initialised by the seed; the model is not changed."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class BlockMethod(StageMethod):
+    """A method that puts branches into every block of the chosen stages."""
+
+    @abstractmethod
+    def count_block(self, site: BlockSite) -> int:
+        """Trainable parameters in one block."""
+
+    @abstractmethod
+    def branches(
+        self, site: BlockSite, block: Block, generator: torch.Generator
+    ) -> Iterator[Branch]:
+        """Build what goes into one block, drawn from the generator."""
+
     def count(self, arch: Arch) -> dict[str, int]:
         """Trainable parameters by stage, by arithmetic alone."""
         parts: dict[str, int] = {}
-        for site in self._sites(arch):
+        for site in self.sites(arch):
             key = f"{self.name}.stage{site.stage}"
             parts[key] = parts.get(key, 0) + self.count_block(site)
         return parts
 
     def place(self, model: Backbone, seed: int) -> Iterator[Placement]:
-        """One branch for every block of the chosen stages."""
-        chosen = set(self._sites(model.arch))
+        """Put branches into the blocks of the chosen stages."""
+        chosen = set(self.sites(model.arch))
         for site, block in model.block_modules():
             if site in chosen:
-                yield Branch(
-                    name=f"{self.name}.stage{site.stage}.block{site.block}",
-                    stage=site.stage,
-                    seam=self.seam(block),
-                    module=self.build(site, seeded(seed, self.name, site.index)),
-                )
+                yield from self.branches(site, block, seeded(seed, self.name, site.index))
 
-    def _sites(self, arch: Arch) -> list[BlockSite]:
+    def branch_name(self, site: BlockSite) -> str:
+        """Name the branch of a block."""
+        return f"{self.name}.stage{site.stage}.block{site.block}"
+
+    def sites(self, arch: Arch) -> list[BlockSite]:
+        """Every block that gets the method."""
         stages = self.stages_of(arch)
         return [site for site in arch.blocks() if site.stage in stages]
 
 
+@dataclass(frozen=True, kw_only=True)
+class SeamMethod(BlockMethod):
+    """A method that puts one branch into one seam of a block."""
+
+    @abstractmethod
+    def seam(self, block: Block) -> nn.ModuleList:
+        """Where in the block the branch goes."""
+
+    @abstractmethod
+    def build(self, site: BlockSite, generator: torch.Generator) -> nn.Module:
+        """Build the branch for one block, drawn from the generator."""
+
+    def branches(
+        self, site: BlockSite, block: Block, generator: torch.Generator
+    ) -> Iterator[Branch]:
+        """Build the one branch."""
+        yield Branch(
+            name=self.branch_name(site),
+            stage=site.stage,
+            seam=self.seam(block),
+            module=self.build(site, generator),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class OwnMethod(StageMethod):
+    """A method that trains tensors which the backbone has already, in place."""
+
+    @abstractmethod
+    def trains(self, tensor: OwnTensor) -> bool:
+        """Whether it trains this tensor, in a stage that is chosen."""
+
+    def own_tensors(self, arch: Arch) -> list[OwnTensor]:
+        """Every tensor that is trained."""
+        stages = super().stages_of(arch)
+        tensors = _own_tensors(arch)
+        return [tensor for tensor in tensors if tensor.stage in stages and self.trains(tensor)]
+
+    def stages_of(self, arch: Arch) -> frozenset[int]:
+        """Name the stages in which something is trained."""
+        return frozenset(tensor.stage for tensor in self.own_tensors(arch))
+
+    def count(self, arch: Arch, *, but: Collection[str] = ()) -> dict[str, int]:
+        """Trainable parameters by stage, without the tensors that are named in `but`."""
+        parts: dict[str, int] = {}
+        for tensor in self.own_tensors(arch):
+            if tensor.name not in but:
+                key = f"{self.name}.stage{tensor.stage}"
+                parts[key] = parts.get(key, 0) + tensor.size
+        return parts
+
+    def place(self, model: Backbone, seed: int) -> Iterator[Placement]:
+        """Every tensor that is trained, in the model's order."""
+        stages = {tensor.name: tensor.stage for tensor in self.own_tensors(model.arch)}
+        for name, parameter in model.named_parameters():
+            if name in stages:
+                yield Unfrozen(name=f"backbone.{name}", stage=stages[name], parameter=parameter)
+
+
+@lru_cache(maxsize=8)
+def _own_tensors(arch: Arch) -> tuple[OwnTensor, ...]:
+    return arch.own_tensors()
+
+
 def at_stages(method: M, stages: tuple[int, ...] | None) -> M:
     """Put the same method into other stages, if it has any to choose."""
-    return replace(method, stages=stages) if isinstance(method, BlockMethod) else method
+    return replace(method, stages=stages) if isinstance(method, StageMethod) else method
 
 
 def method_to_dict(method: Method) -> dict[str, Any]:

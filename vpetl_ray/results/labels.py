@@ -4,11 +4,19 @@ from collections.abc import Mapping
 
 from vpetl_ray.results.records import Scalar, TrialRecord
 
-_SHORT_FIELDS = {"d_bottle": "d", "scale": "s", "stages": "@", "num_tokens": "n", "rank": "r"}
+_SHORT_FIELDS = {
+    "d_bottle": "d",
+    "d_middle": "m",
+    "scale": "s",
+    "stages": "@",
+    "num_tokens": "n",
+    "rank": "r",
+    "alpha": "a",
+}
 _SKIPPED_FIELDS = {"enabled", "train", "activation", "targets"}
-_LONG_FIELDS = {"scale", "stages", "placement"}
+_LONG_FIELDS = {"scale", "alpha", "stages", "placement", "kernel", "depth", "way", "rel_pos"}
 # Placements that are the method's normal one are not worth a word.
-_SKIPPED_VALUES = {"parallel", "all"}
+_SKIPPED_VALUES = {"parallel", "all", "3x1x1", "deep", "prepend"}
 
 
 def count_label(count: float) -> str:
@@ -61,10 +69,16 @@ def _method_label(method: str, fields: Mapping[str, Scalar], *, brief: bool) -> 
     words = [method, str(fields.get("targets", ""))]
     skipped = _SKIPPED_FIELDS | _LONG_FIELDS if brief else _SKIPPED_FIELDS
     for field, value in fields.items():
-        if field in skipped or value in _SKIPPED_VALUES:
+        if field in skipped or _is_normal(value):
             continue
-        words.append(f"{_SHORT_FIELDS.get(field, '')}{_value_label(value)}")
+        words.append(
+            field if value is True else f"{_SHORT_FIELDS.get(field, '')}{_value_label(value)}"
+        )
     return " ".join(word for word in words if word)
+
+
+def _is_normal(value: Scalar) -> bool:
+    return value is False or (isinstance(value, str) and value in _SKIPPED_VALUES)
 
 
 def _value_label(value: Scalar) -> str:

@@ -13,20 +13,29 @@ from vpetl_ray.data.config import DataConfig
 from vpetl_ray.data.demo_motion import TARGET_MOTIONS
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import Arch, get_arch
+from vpetl_ray.petl.methods.position import kinds_of
+from vpetl_ray.petl.methods.prompt import max_overlap
 from vpetl_ray.spec.kinds import Wrong, show
 from vpetl_ray.spec.leaves import Given
 from vpetl_ray.spec.search_spec import budget_mistake, flat_entry, space_tree, spaced
 from vpetl_ray.spec.sections import (
     DEMO_WEIGHTS,
-    AdapterSection,
     BudgetSection,
-    ClassifierSection,
-    PattSection,
     PetlSection,
     Section,
     TrainingSection,
+    section_of,
 )
-from vpetl_ray.tuning.domains import Choice, Domain, Fixed, FloatRange, IntRange, Subset, Value
+from vpetl_ray.tuning.domains import (
+    Choice,
+    Domain,
+    Fixed,
+    FloatRange,
+    IntRange,
+    Scalar,
+    Subset,
+    Value,
+)
 from vpetl_ray.tuning.space import GRID_POINTS, Space
 from vpetl_ray.tuning.space_size import num_structures, smallest_values
 
@@ -35,8 +44,12 @@ if TYPE_CHECKING:
 
 DEMO_ARCH = "swin3d_nano"
 MAX_GRID = 10_000
-_METHODS: Mapping[str, type[Section]] = {"patt": PattSection, "adapter": AdapterSection}
-_PARTS: Mapping[str, type[Section]] = {**_METHODS, "classifier": ClassifierSection}
+_PARTS: Mapping[str, type[Section]] = {
+    name: section
+    for name, info in PetlSection.model_fields.items()
+    if (section := section_of(info)) is not None
+}
+_METHODS = tuple(name for name in _PARTS if name != "classifier")
 _ARCH = ("backbone", "arch")
 _BATCH = ("training", "batch_size")
 _WORKERS = ("resources", "workers_per_group")
@@ -45,8 +58,12 @@ _CLASSES = ("data", "num_classes")
 _LEAST: Mapping[str, Domain] = {
     "enabled": Choice(options=(False, True)),
     "targets": Subset(items=("q", "k", "v")),
+    "kinds": Subset(items=("norm1",)),
     "stages": Fixed(value=(1,)),
     "d_bottle": Fixed(value=1),
+    "d_middle": Fixed(value=1),
+    "rank": Fixed(value=1),
+    "num_tokens": Fixed(value=1),
     "train": Choice(options=(False, True)),
 }
 
@@ -60,6 +77,8 @@ def check_together(found: Findings) -> None:
     arch = get_arch(found.values[_ARCH])
     _check_weights(arch, found)
     _check_stages(arch, found)
+    _check_kinds(arch, found)
+    _check_prompts(arch, found)
     _check_start(arch, found)
     _check_space(arch, found)
 
@@ -124,8 +143,8 @@ def _check_stages(arch: Arch, found: Findings) -> None:
     """Every stage that could be read must exist."""
     for name in _METHODS:
         path = ("petl", name, "stages")
-        for at, stage in _stages_of(found.values.get(path)):
-            if stage > arch.num_stages:
+        for at, stage in _items_of(found.values.get(path)):
+            if isinstance(stage, int) and stage > arch.num_stages:
                 found.fail(path)
                 known = ", ".join(map(str, range(1, arch.num_stages + 1)))
                 found.add(path, f"{stage} is not one of {known} (the stages of {arch.name})", at)
@@ -136,16 +155,42 @@ def _check_stages(arch: Arch, found: Findings) -> None:
             found.add(path, f"'all' and {show(list(every))} are the same stages")
 
 
-def _stages_of(domain: Domain | None) -> Iterator[tuple[tuple[str | int, ...], int]]:
+def _check_kinds(arch: Arch, found: Findings) -> None:
+    """Every kind of the backbone's own parameters that could be read must exist."""
+    path = ("petl", "position", "kinds")
+    known = kinds_of(arch)
+    for at, kind in _items_of(found.values.get(path)):
+        if kind not in known:
+            found.fail(path)
+            text = f"{show(kind)} is not one of {', '.join(known)} (what {arch.name} has)"
+            found.add(path, text, at)
+
+
+def _check_prompts(arch: Arch, found: Findings) -> None:
+    """Prompts that overlap a window must leave some of it."""
+    tokens, way = ("petl", "prompt", "num_tokens"), ("petl", "prompt", "way")
+    if not found.have(tokens, way) or not found.values[way].contains("overlap"):
+        return
+    most, largest = max_overlap(arch), max(_numbers(found.values[tokens]))
+    if largest > most:
+        found.fail(tokens)
+        text = (
+            f"must be at most {most} to overlap a window of {arch.name}, got {show(int(largest))}"
+        )
+        found.add(tokens, text)
+
+
+def _items_of(domain: Domain | None) -> Iterator[tuple[tuple[str | int, ...], Scalar]]:
+    """Yield every item of any member that is a list, with where it stands."""
     match domain:
-        case Fixed(value=tuple() as stages):
-            yield from (((), stage) for stage in stages)
+        case Fixed(value=tuple() as items):
+            yield from (((), item) for item in items)
         case Subset(items=items):
-            yield from ((("subset", i), int(item)) for i, item in enumerate(items))  # type: ignore[arg-type]
+            yield from ((("subset", i), item) for i, item in enumerate(items))
         case Choice(options=options):
             for i, option in enumerate(options):
                 if isinstance(option, tuple):
-                    yield from ((("choice", i), stage) for stage in option)
+                    yield from ((("choice", i), item) for item in option)
 
 
 def _check_start(arch: Arch, found: Findings) -> None:

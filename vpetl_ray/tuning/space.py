@@ -26,7 +26,7 @@ from vpetl_ray.models.arch import Arch
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
 from vpetl_ray.petl.method import method_to_dict
-from vpetl_ray.petl.methods import AdapterConfig, MethodConfig, PattConfig
+from vpetl_ray.petl.methods import METHODS, MethodConfig
 from vpetl_ray.training.recipe import Recipe
 from vpetl_ray.tuning.domains import Domain, Fixed, FloatRange, Scalar, Value, as_domain, label
 
@@ -43,6 +43,9 @@ OPTIMIZER = "training.optimizer"
 PROBE_ONLY = frozenset({"training.probe_epochs", "training.probe_learning_rate"})
 NOT_FOR_PROBE = frozenset({"training.epochs", "training.learning_rate", "training.drop_path"})
 """Without effect where only the classifier is trained; see `FineTuning`."""
+_WHAT = ("targets", "kinds")
+_WIDTHS = ("d_bottle", "rank", "num_tokens", "d_middle")
+"""Fields that say in a few words what a method is set to."""
 
 
 class NothingToTrain(VpetlError):  # noqa: N818 - reads as what it says where it is caught
@@ -61,16 +64,28 @@ class MethodFields:
     """Fields besides the stages that change the number of trainable parameters."""
 
 
+def _method_fields(name: str, gates: str = "", counted: str = "") -> MethodFields:
+    return MethodFields(
+        config=METHODS[name],
+        gates=("enabled", *gates.split(), "stages"),
+        counted=tuple(counted.split()),
+    )
+
+
 METHOD_FIELDS: Mapping[str, MethodFields] = {
-    "patt": MethodFields(
-        config=PattConfig,
-        gates=("enabled", "targets", "stages"),
-        counted=("targets", "d_bottle", "scale"),
-    ),
-    "adapter": MethodFields(
-        config=AdapterConfig, gates=("enabled", "stages"), counted=("d_bottle", "scale")
-    ),
+    "patt": _method_fields("patt", "targets", "targets d_bottle scale"),
+    "adapter": _method_fields("adapter", counted="d_bottle scale"),
+    "st_adapter": _method_fields("st_adapter", counted="d_bottle kernel scale"),
+    "lora": _method_fields("lora", "targets", "targets rank alpha"),
+    "prefix": _method_fields("prefix", counted="num_tokens d_middle"),
+    "prompt": _method_fields("prompt", counted="num_tokens depth"),
+    "patt_concat": _method_fields("patt_concat", counted="d_bottle scale"),
+    "patt_no_z": _method_fields("patt_no_z", "targets", "targets d_bottle scale num_tokens"),
+    "position": _method_fields("position", "kinds", "kinds"),
+    "bitfit": _method_fields("bitfit", counted="rel_pos"),
+    "full": _method_fields("full"),
 }
+"""In the order in which a trial is asked for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -185,9 +200,9 @@ class Space:
         active = self.walk(lambda path, domain: _checked(path, domain, values))
         methods = tuple(m for name in self.methods if (m := self._method(name, active)))
         train_classifier = bool(active[CLASSIFIER])
-        if not methods and not train_classifier:
-            raise NothingToTrain("every method is off and the classifier is frozen")
         petl = PetlConfig(methods=methods, train_classifier=train_classifier).canonical(self.arch)
+        if not petl.methods and not train_classifier:
+            raise NothingToTrain("every method is off and the classifier is frozen")
         recipe = self._recipe(active)
         return TrialConfig(petl=petl, recipe=recipe, values=active, key=self._key(petl, active))
 
@@ -377,7 +392,7 @@ def _field_defaults(config: Callable[..., Any]) -> dict[str, Domain | None]:
 
 def _describe_method(method: MethodConfig) -> str:
     values = method_to_dict(method)
-    targets = f"({label(tuple(values['targets']))})" if "targets" in values else ""
-    width = f" {values['d_bottle']}" if "d_bottle" in values else ""
+    what = "".join(f"({label(tuple(values[key]))})" for key in _WHAT if key in values)
+    widths = "".join(f" {values[key]}" for key in _WIDTHS if values.get(key) is not None)
     stages = f" stage {label(tuple(values['stages']))}" if values.get("stages") else ""
-    return f"{method.name}{targets}{width}{stages}"
+    return f"{method.name}{what}{widths}{stages}"

@@ -12,23 +12,35 @@ histogram would grow out of hand are its members thinned or drawn (seeded), and 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import product
 
 import numpy as np
 from numpy.typing import NDArray
 
+from vpetl_ray.models.arch import count_backbone
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
+from vpetl_ray.petl.method import OwnMethod
+from vpetl_ray.petl.methods import METHODS
 from vpetl_ray.tuning.domains import Domain, FloatRange, IntRange, Subset, Value
-from vpetl_ray.tuning.space import CLASSIFIER, OPTIMIZER, Picker, Space, Values, grid_members
+from vpetl_ray.tuning.space import (
+    CLASSIFIER,
+    OPTIMIZER,
+    NothingToTrain,
+    Picker,
+    Space,
+    Values,
+    grid_members,
+)
 
 MAX_MEMBERS = 256
 """Members of one domain that are looked at before it is thinned."""
 MAX_PAIRS = 4_000_000
 """Largest outer sum of two histograms before configs are drawn instead."""
 NUM_DRAWS = 200_000
+_STRENGTHS = ("scale", "alpha")  # of their members only the word `learned` costs a parameter
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -163,9 +175,10 @@ def smallest_values(space: Space) -> Values:
     for chosen in product(*options, classifier):
         wanted = {path: value for values in chosen for path, value in values.items()}
         full = space.walk(_picker(wanted))
-        if not full[CLASSIFIER] and not any(space.is_on(name, full) for name in space.methods):
+        try:
+            count = space.count(space.build(full))
+        except NothingToTrain:
             continue
-        count = space.count(space.build(full))
         if best is None or count < best[0]:
             best = count, full
     if best is None:
@@ -174,12 +187,10 @@ def smallest_values(space: Space) -> Values:
 
 
 def _all_configs(space: Space) -> _Histogram:
-    methods = _Histogram(counts=np.zeros(1, np.int64), weights=np.ones(1))
-    for name in space.methods:
-        methods = methods.plus(_method_histogram(space, name))
+    methods = _all_methods(space)
     head = count_trainable(PetlConfig(train_classifier=True), space.arch, space.num_classes).total
     members = list(grid_members(space.domains[CLASSIFIER], 1))
-    # A method that is on trains something, so a count of 0 is the one config with all of them off.
+    # A count of 0 is the config with all methods off: what is on trains something, or is dropped.
     is_on = methods.counts > 0
     parts = []
     if is_on.any():
@@ -195,6 +206,25 @@ def _all_configs(space: Space) -> _Histogram:
     total = parts[0]
     for part in parts[1:]:
         total = total.also(part)
+    return total
+
+
+def _all_methods(space: Space) -> _Histogram:
+    """Count all methods together, the classifier aside."""
+    own = [name for name in space.methods if issubclass(METHODS[name], OwnMethod)]
+    added = [name for name in space.methods if name not in own]
+    in_place = _sum(_method_histogram(space, name) for name in own)
+    if len(own) > 1:
+        # They may train the same tensors, and never more than there are.
+        counts = np.minimum(in_place.counts, count_backbone(space.arch))
+        in_place = _Histogram.of(counts, in_place.weights, exact=False)
+    return _sum([*(_method_histogram(space, name) for name in added), in_place])
+
+
+def _sum(histograms: Iterable[_Histogram]) -> _Histogram:
+    total = _Histogram(counts=np.zeros(1, np.int64), weights=np.ones(1))
+    for histogram in histograms:
+        total = total.plus(histogram)
     return total
 
 
@@ -279,7 +309,7 @@ def _num_training(space: Space, *, is_probe: bool) -> int:
 
 def _classes(field: str, domain: Domain) -> list[tuple[Value, float]]:
     """Members that count differently, and how many members each stands for."""
-    if field != "scale":
+    if field not in _STRENGTHS:
         return _thinned(domain)
     members = list(grid_members(domain, 1))
     words = [member for member in members if isinstance(member, str)]
@@ -310,11 +340,14 @@ def _smallest_options(space: Space, name: str) -> list[dict[str, Value]]:
         list(_small_members(domain)) if field in counted else [_first(domain)]
         for field, domain in domains.items()
     ]
-    candidates = [dict(zip(domains, chosen, strict=True)) for chosen in product(*members)]
+    candidates = (dict(zip(domains, chosen, strict=True)) for chosen in product(*members))
+    counts = [(_count_method(space, name, fields), fields) for fields in candidates]
+    # Some train nothing, such as the merging behind the last stage.
+    counts = [(count, fields) for count, fields in counts if count] or counts
     options = [] if off is None else [off]
-    if candidates and _num_on(space, name):
-        smallest = min(candidates, key=lambda fields: _count_method(space, name, fields))
-        on = {**smallest, "enabled": True}
+    if counts and _num_on(space, name):
+        smallest = min(counts, key=lambda pair: pair[0])
+        on = {**smallest[1], "enabled": True}
         options.append({f"petl.{name}.{field}": value for field, value in on.items()})
     return options
 

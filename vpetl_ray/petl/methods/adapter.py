@@ -21,7 +21,7 @@ from vpetl_ray.petl.bottleneck import (
     count_bottleneck,
 )
 from vpetl_ray.petl.checks import check_choice, check_whole_number
-from vpetl_ray.petl.method import Block, BlockMethod
+from vpetl_ray.petl.method import Block, SeamMethod
 
 DEFAULT_SCALE = 0.1
 """The authors' setting; a learned scale starts there."""
@@ -29,7 +29,7 @@ PLACEMENTS = ("parallel", "sequential")
 
 
 @dataclass(frozen=True, kw_only=True)
-class AdapterConfig(BlockMethod):
+class AdapterConfig(SeamMethod):
     """`s * (act(x W_down + b) W_up + b)`, added to the output of the MLP."""
 
     name: ClassVar[str] = "adapter"

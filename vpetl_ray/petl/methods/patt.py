@@ -17,7 +17,7 @@ from vpetl_ray.petl.bottleneck import (
     count_bottleneck,
 )
 from vpetl_ray.petl.checks import check_choice, check_names, check_whole_number
-from vpetl_ray.petl.method import Block, BlockMethod
+from vpetl_ray.petl.method import Block, SeamMethod
 
 DEFAULT_SCALE = 0.8
 """The best of the paper's Table 3; a learned scale starts there."""
@@ -26,7 +26,7 @@ TARGETS = ("q", "k", "v")
 
 
 @dataclass(frozen=True, kw_only=True)
-class PattConfig(BlockMethod):
+class PattConfig(SeamMethod):
     """`s * (act(z W_down + b) W_up + b)`, added to some of Q, K and V; z is what feeds them."""
 
     name: ClassVar[str] = "patt"
@@ -45,14 +45,14 @@ class PattConfig(BlockMethod):
         super().__post_init__()
         if not isinstance(self.targets, tuple | list):
             raise VpetlError(
-                f"patt.targets: must be a list of {', '.join(TARGETS)}, got {self.targets!r}"
+                f"{self.name}.targets: must be a list of {', '.join(TARGETS)}, got {self.targets!r}"
             )
-        check_names("patt.targets", self.targets, TARGETS, "target")
+        check_names(f"{self.name}.targets", self.targets, TARGETS, "target")
         ordered = tuple(target for target in TARGETS if target in self.targets)
         object.__setattr__(self, "targets", ordered)
-        check_whole_number("patt.d_bottle", self.d_bottle, at_least=1)
-        check_scale("patt.scale", self.scale)
-        check_choice("patt.activation", self.activation, tuple(ACTIVATIONS))
+        check_whole_number(f"{self.name}.d_bottle", self.d_bottle, at_least=1)
+        check_scale(f"{self.name}.scale", self.scale)
+        check_choice(f"{self.name}.activation", self.activation, tuple(ACTIVATIONS))
 
     @property
     def is_empty(self) -> bool:
@@ -90,7 +90,11 @@ class ParallelAttention(Bottleneck):
 
     def forward(self, z_WNC: Tensor, qkv_WN3C: Tensor) -> Tensor:
         """(B*W, N, C) and (B*W, N, 3C) to (B*W, N, 3C); qkv is overwritten."""
-        return add_up_projection(qkv_WN3C, self.hidden(z_WNC), *self.up_projection(), self.runs)
+        return self.add(self.hidden(z_WNC), qkv_WN3C)
+
+    def add(self, hidden_WND: Tensor, qkv_WN3C: Tensor) -> Tensor:
+        """Project up, and add to the targets' columns of qkv in place."""
+        return add_up_projection(qkv_WN3C, hidden_WND, *self.up_projection(), self.runs)
 
 
 def _column_runs(targets: tuple[str, ...], dim: int) -> tuple[slice, ...]:
