@@ -21,7 +21,11 @@ petl:
     targets: {subset: [q, k, v]}
     d_bottle: {choice: [2, 4, 64]}
     stages: {subset: [2, 3], min: 1}
-training: {learning_rate: {float: [0.002, 0.02], log: true}, epochs: 2, batch_size: 4, probe_epochs: 3}
+training:
+  learning_rate: {float: [0.002, 0.02], log: true}
+  epochs: 2
+  batch_size: 4
+  probe_epochs: 3
 budget: {trainable_params: 12k}
 search: {trials: 4, start: [linear_probe]}
 """

@@ -11,9 +11,13 @@ from pathlib import Path
 import mlflow
 import pandas as pd
 import pytest
+import torch
 from mlflow.tracking import MlflowClient
 
 from vpetl_ray.errors import SpecError
+from vpetl_ray.models.arch import SwinArch
+from vpetl_ray.models.checkpoints import save_backbone
+from vpetl_ray.models.video_swin import VideoSwin
 from vpetl_ray.results_folder import check_folder, claimed
 from vpetl_ray.spec.load import load_spec
 
@@ -149,12 +153,6 @@ def test_three_mistakes_are_said_at_once_with_their_lines(run, tmp_path):
 
 
 def test_a_checkpoint_of_another_architecture_is_named(run, spec_file, tmp_path):
-    import torch
-
-    from vpetl_ray.models.arch import SwinArch
-    from vpetl_ray.models.checkpoints import save_backbone
-    from vpetl_ray.models.video_swin import VideoSwin
-
     arch = SwinArch(name="other", embed_dim=16, depths=(1, 1), num_heads=(2, 2))
     torch.manual_seed(0)
     save_backbone(VideoSwin(arch, 2), tmp_path / "other.safetensors", metadata={})
@@ -196,12 +194,14 @@ def test_resume_without_a_search_says_so(run, spec_file):
 def test_two_searches_in_one_folder_are_refused(spec_file, tmp_path):
     spec = load_spec(spec_file)
     with claimed(tmp_path / "results", spec):
+        folder, file = str(tmp_path / "results"), str(spec_file)
         other = (
             "from pathlib import Path; from vpetl_ray.results_folder import claimed;"
             "from vpetl_ray.spec.load import load_spec;"
-            f"claimed(Path({str(tmp_path / 'results')!r}), load_spec({str(spec_file)!r})).__enter__()"
+            f"claimed(Path({folder!r}), load_spec({file!r})).__enter__()"
         )
-        done = subprocess.run([sys.executable, "-c", other], capture_output=True, text=True)
+        command = [sys.executable, "-c", other]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert "another search is running" in done.stderr
 
 
@@ -229,5 +229,5 @@ def test_resume_with_another_spec_is_refused_naming_the_difference(spec_file, tm
     more_trials = load_spec(spec_file, ["search.trials=50"])
     check_folder(tmp_path / "results", more_trials, resume=True)
     changed = load_spec(spec_file, ["training.epochs=9"])
-    with pytest.raises(SpecError, match="training.epochs: was 2, is 9"):
+    with pytest.raises(SpecError, match=r"training\.epochs: was 2, is 9"):
         check_folder(tmp_path / "results", changed, resume=True)
