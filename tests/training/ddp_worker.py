@@ -14,16 +14,40 @@ from toy_training import ARCHS, BAPAT, LAST_STAGE, RECIPE, FakeClips, toy_model
 
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
-from vpetl_ray.petl.methods import FullConfig
+from vpetl_ray.petl.methods import (
+    BitFitConfig,
+    FullConfig,
+    LoraConfig,
+    PattConcatConfig,
+    PattNoZConfig,
+    PositionConfig,
+    PrefixConfig,
+    PromptConfig,
+    StAdapterConfig,
+)
 from vpetl_ray.training.evaluation import evaluate
 from vpetl_ray.training.features import FeatureCache
 from vpetl_ray.training.loop import FineTuning, TrainingDiverged
 
+MIX = PetlConfig(
+    methods=(
+        LoraConfig(targets=("q", "proj", "fc1", "fc2"), rank=2),
+        StAdapterConfig(d_bottle=2),
+        PrefixConfig(num_tokens=2, d_middle=3),
+        PromptConfig(num_tokens=2, way="overlap"),
+        PattConcatConfig(d_bottle=2),
+        PattNoZConfig(targets=("k", "v"), d_bottle=2),
+        PositionConfig(kinds=("norm1",)),
+        BitFitConfig(stages=(2,)),
+    )
+)
 CONFIGS = {
     "bapat": ("swin", BAPAT),
     "cached": ("swin", LAST_STAGE),
     "probe": ("swin", PetlConfig()),
     "vit": ("vit", BAPAT),
+    "mix": ("swin", MIX),
+    "vit mix": ("vit", MIX),
     "vit full": ("vit", PetlConfig(methods=(FullConfig(),))),
 }
 

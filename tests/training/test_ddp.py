@@ -36,7 +36,9 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {f"{w}-{r}": json.loads((folder / f"{w}-{r}.json").read_text()) for r, w in ranks}
 
 
-@pytest.mark.parametrize("config", ["bapat", "cached", "probe", "vit", "vit full"])
+@pytest.mark.parametrize(
+    "config", ["bapat", "cached", "probe", "vit", "mix", "vit mix", "vit full"]
+)
 def test_two_workers_equal_one_on_the_same_global_batch(reports: dict[str, Any], config: str):
     one, two, other = (reports[key][config] for key in ("1-0", "2-0", "2-1"))
     assert two == other  # the ranks agree to the bit

@@ -64,7 +64,9 @@ class PromptConfig(BlockMethod):
         self, site: BlockSite, block: Block, generator: torch.Generator
     ) -> Iterator[Branch]:
         """Build the prompts of one block."""
-        tokens = torch.empty(self.num_tokens, site.dim).normal_(generator=generator)
+        # Small, as in VPT: the norm behind makes them as large as others, and they learn faster.
+        bound = (3.0 / site.dim) ** 0.5
+        tokens = torch.empty(self.num_tokens, site.dim).uniform_(-bound, bound, generator=generator)
         is_prepended = self.way == "prepend"
         kind = PrependedPrompt if is_prepended else OverlappingPrompt
         yield Branch(
