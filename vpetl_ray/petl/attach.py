@@ -85,7 +85,7 @@ class Attached:
             branch.seam.append(branch.module)
         for unfrozen in self._unfrozen:
             unfrozen.parameter.requires_grad = True
-        _start_head(head, seed)
+        _start_head(head, seed, is_trained=self.config.train_classifier)
         head.requires_grad_(self.config.train_classifier)
         self.model.__dict__["_attached"] = self  # not through setattr: it is no submodule
 
@@ -177,14 +177,20 @@ def _placements(config: PetlConfig, model: Backbone, seed: int) -> list[Placemen
     return list(placements.values())
 
 
-def _start_head(head: nn.Linear, seed: int) -> None:
+TRAINED_HEAD_SHARE = 0.1
+"""How much narrower than an untrained classifier a trained one starts."""
+
+
+def _start_head(head: nn.Linear, seed: int, *, is_trained: bool) -> None:
     """Draw normal weights; the bias is zero.
 
-    The width 1 / sqrt(3 C) is torch's own for a linear layer: 0.018 for Swin-B, close to the usual
-    0.02, and wider for a narrow model, whose classifier, left untrained, could otherwise not give
-    logits far enough apart.
+    An untrained classifier needs its classes told apart: its width 1 / sqrt(3 C) is torch's own for
+    a linear layer, 0.018 for Swin-B, and wider for a narrow model, whose logits could else not get
+    far apart. A trained one starts near zero (as MAE's probes and ConvNeXt's heads do), so that
+    little luck is in the start: at full width the test accuracy of one config on the demo spread
+    by 3.9 points over three seeds, from zero by 1.2, and was lower on average.
     """
-    std = (3 * head.in_features) ** -0.5
+    std = (3 * head.in_features) ** -0.5 * (TRAINED_HEAD_SHARE if is_trained else 1.0)
     start = torch.empty(head.weight.shape).normal_(0.0, std, generator=seeded(seed, HEAD))
     with torch.no_grad():
         head.weight.copy_(start)
