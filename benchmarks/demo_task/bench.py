@@ -14,8 +14,8 @@ from __future__ import annotations
 import argparse
 import json
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 from typing import Any
@@ -23,76 +23,18 @@ from typing import Any
 import torch
 
 from benchmarks.demo_task.clips import target_clips
+from benchmarks.demo_task.configs import ARCH, ENTRIES, SEEDS, WIDTHS, Entry
 from benchmarks.report import Figure, print_figures, write_summary
 from vpetl_ray.data.demo import DEMO_CHECKPOINT, demo_classes
-from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.checkpoints import load_backbone, weights_fingerprint
 from vpetl_ray.models.video_swin import VideoSwin
 from vpetl_ray.petl.attach import attach
-from vpetl_ray.petl.config import PetlConfig
-from vpetl_ray.petl.count import count_trainable
-from vpetl_ray.petl.methods import AdapterConfig, FullConfig, PattConfig
 from vpetl_ray.training.evaluation import evaluate
 from vpetl_ray.training.features import FeatureCache
 from vpetl_ray.training.loop import FineTuning
-from vpetl_ray.training.recipe import Recipe
 
-ARCH = get_arch("swin3d_nano")
-SEEDS = (0, 1, 2)
-RECIPE = Recipe(learning_rate=1e-2, epochs=4, batch_size=16)
-WIDTHS = (2, 8, 32, 64)
 FOLDER = Path(__file__).parent
 RUNS = FOLDER / "results" / "runs.jsonl"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Entry:
-    name: str
-    petl: PetlConfig
-    rates: tuple[float, ...]
-
-    @property
-    def is_petl(self) -> bool:
-        return self.name not in ("linear probe", "full tuning")
-
-    @property
-    def trainable(self) -> int:
-        return count_trainable(self.petl, ARCH, len(demo_classes())).total
-
-    def recipe(self, rate: float) -> Recipe:
-        return replace(RECIPE, learning_rate=rate, probe_learning_rate=rate)
-
-
-def _patt(width: int, targets: tuple[str, ...] = ("k", "v")) -> PattConfig:
-    return PattConfig(targets=targets, d_bottle=width)
-
-
-def _adapter(width: int) -> AdapterConfig:
-    return AdapterConfig(d_bottle=width, scale=1.0)
-
-
-def _entries() -> Iterator[Entry]:
-    yield Entry(name="linear probe", petl=PetlConfig(), rates=(1e-2, 3e-2))
-    for width in WIDTHS:
-        rates = (1e-2, 3e-2) if width <= 8 else (5e-3, 1e-2)
-        yield Entry(
-            name=f"PATT(K,V) {width}", petl=PetlConfig(methods=(_patt(width),)), rates=rates
-        )
-    for width in WIDTHS:
-        rates = (1e-2, 3e-2) if width <= 8 else (5e-3, 1e-2)
-        yield Entry(
-            name=f"adapter {width}", petl=PetlConfig(methods=(_adapter(width),)), rates=rates
-        )
-    for width in (16, 32):
-        yield Entry(
-            name=f"adapter {width} + PATT(K,V) {width}",
-            petl=PetlConfig(methods=(_adapter(width), _patt(width))),
-            rates=(5e-3, 1e-2),
-        )
-    yield Entry(name="full tuning", petl=PetlConfig(methods=(FullConfig(),)), rates=(1e-3, 2e-3))
-
-
-ENTRIES = tuple(_entries())
 
 
 class Runs:

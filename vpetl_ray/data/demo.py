@@ -36,7 +36,7 @@ from vpetl_ray.errors import DataError
 DEMO_CHECKPOINT = Path(__file__).parent.parent / "demo" / "swin3d_nano_digits.safetensors"
 """The nano Video Swin that was pretrained on the source task; see the model card beside it."""
 
-FORMAT_VERSION = 3
+FORMAT_VERSION = 4
 """Counted up with every change to what the files hold, so that old ones are made again."""
 _MANIFEST = "manifest.json"
 _FRAME_RATE = 8

@@ -44,7 +44,7 @@ TASKS: Mapping[TaskName, Task] = {
     "target": Task(
         motions=TARGET_MOTIONS,
         number=1,
-        num_clips={"train": 960, "val": 480, "test": 960},
+        num_clips={"train": 900, "val": 420, "test": 960},
         scans={"train": (700, 1200), "val": (1200, 1400), "test": (1400, 1797)},
     ),
 }
