@@ -31,7 +31,8 @@ class Figure:
         """Whether the floor holds; None where there is no floor or no value."""
         if self.value is None or self.floor is None:
             return None
-        return self.value >= self.floor if self.better == "higher" else self.value <= self.floor
+        is_met = self.value >= self.floor if self.better == "higher" else self.value <= self.floor
+        return bool(is_met)  # a numpy bool is no JSON
 
 
 def write_summary(

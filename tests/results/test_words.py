@@ -142,3 +142,8 @@ def test_the_environment_is_found_without_a_repository(tmp_path) -> None:
 def test_a_search_id_that_would_break_a_query_is_refused() -> None:
     with pytest.raises(ValueError, match="search_id: letters"):
         TrackingInfo(search_id="a' or 1", name="n", uri="", experiment="e", spec_text="")
+
+
+def test_a_method_without_targets_is_not_named():
+    config = {"petl.patt.targets": "none", "petl.adapter.d_bottle": 4}
+    assert config_label(config) == "adapter d4"

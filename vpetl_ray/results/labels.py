@@ -60,9 +60,10 @@ def trial_label(record: TrialRecord, *, brief: bool = False) -> str:
 
 
 def _is_on(fields: Mapping[str, Scalar]) -> bool:
-    return fields.get("enabled") is not False and any(
-        field != "enabled" and value != "" for field, value in fields.items()
-    )
+    """Whether anything of it is there: no target or no stage turns a method off, too."""
+    if fields.get("enabled") is False or "none" in (fields.get("targets"), fields.get("stages")):
+        return False
+    return any(field != "enabled" and value != "" for field, value in fields.items())
 
 
 def _method_label(method: str, fields: Mapping[str, Scalar], *, brief: bool) -> str:
