@@ -9,6 +9,7 @@ import socket
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import ray
@@ -17,6 +18,9 @@ from vpetl_ray.errors import SearchError
 
 CONNECT_SECONDS = 10.0
 """How long a cluster's address may take to answer at all."""
+
+
+logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,8 +116,8 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     try:
         _knock(address)
-        ray.init(log_to_driver=False, logging_level=logging.ERROR, **settings)
-    except (ConnectionError, RuntimeError, ValueError, OSError) as error:
+        _start(settings)
+    except Exception as error:  # Ray raises the bare class where a start takes too long
         where = "on this machine" if address == "local" else f"at {address}"
         raise SearchError(f"no Ray cluster {where}: {error}") from error
     try:
@@ -127,6 +131,19 @@ def _knock(address: str) -> None:
     host, colon, port = address.removeprefix("ray://").rpartition(":")
     if colon and port.isdigit():
         socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_SECONDS).close()
+
+
+def _start(settings: Mapping[str, Any]) -> None:
+    """Start or join; a private cluster is tried twice: a busy machine may miss the deadline."""
+    start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, **settings)
+    try:
+        start()
+    except Exception:
+        if settings["address"] != "local":
+            raise
+        logger.debug("Ray did not start, once more", exc_info=True)
+        ray.shutdown()
+        start()
 
 
 def _num_workers_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:
