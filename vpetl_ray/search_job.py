@@ -71,7 +71,6 @@ class SearchJob:
         self._spec = spec
         self._directory = directory
         self._address = address
-        self._console = console
         self._display = SearchDisplay(console, name=spec.name, num_trials=spec.search.trials)
 
     def run(self) -> SearchResult:

@@ -112,7 +112,7 @@ class SearchFiles:
         self._is_dirty.set()
 
     def close(self) -> None:
-        """Write what is left and remove the tensors of trials that are not on the front.
+        """Write what is left.
 
         Raises:
             SearchError: the last state could not be written.

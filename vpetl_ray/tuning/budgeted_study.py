@@ -6,7 +6,6 @@ and its record when it is finished, so a search that was cut off goes on from th
 
 from __future__ import annotations
 
-import logging
 import random
 import uuid
 from collections.abc import Callable, Iterable, Mapping
@@ -24,8 +23,6 @@ from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.tuning.samplers import make_sampler
 from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig, Values
 from vpetl_ray.tuning.space_size import summarise
-
-logger = logging.getLogger(__name__)
 
 MAX_REPEATS = 5
 """Proposals in a row that were known already, after which one is drawn without the sampler."""

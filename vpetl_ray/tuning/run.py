@@ -32,8 +32,6 @@ from vpetl_ray.tuning.messages import Outcome, OutcomeState, make_task
 from vpetl_ray.tuning.searcher import ParetoSearcher, SearchObserver
 from vpetl_ray.tuning.trainable import NotSaved, TrialTrainable
 
-logger = logging.getLogger(__name__)
-
 
 class TrialsEnd(Enum):
     """Why no more trials were started."""
