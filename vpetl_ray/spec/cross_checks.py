@@ -17,15 +17,10 @@ from vpetl_ray.petl.methods.position import kinds_of
 from vpetl_ray.petl.methods.prompt import max_overlap
 from vpetl_ray.spec.kinds import Wrong, show
 from vpetl_ray.spec.leaves import Given
+from vpetl_ray.spec.petl_sections import PetlSection
 from vpetl_ray.spec.search_spec import budget_mistake, flat_entry, space_tree, spaced
-from vpetl_ray.spec.sections import (
-    DEMO_WEIGHTS,
-    BudgetSection,
-    PetlSection,
-    Section,
-    TrainingSection,
-    section_of,
-)
+from vpetl_ray.spec.section import Section, section_of
+from vpetl_ray.spec.sections import DEMO_WEIGHTS, BudgetSection, TrainingSection
 from vpetl_ray.tuning.domains import (
     Choice,
     Domain,

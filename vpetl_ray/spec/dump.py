@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import yaml
 
 from vpetl_ray.spec.leaves import plain_domain
-from vpetl_ray.spec.sections import Section
+from vpetl_ray.spec.section import Section
 from vpetl_ray.tuning.domains import Domain
 
 if TYPE_CHECKING:

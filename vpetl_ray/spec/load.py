@@ -22,7 +22,8 @@ from vpetl_ray.spec.document import Path as KeyPath
 from vpetl_ray.spec.kinds import Wrong, nearest, show
 from vpetl_ray.spec.leaves import Given
 from vpetl_ray.spec.search_spec import SearchSpec
-from vpetl_ray.spec.sections import DEMO_WEIGHTS, Section, section_of
+from vpetl_ray.spec.section import Section, section_of
+from vpetl_ray.spec.sections import DEMO_WEIGHTS
 
 MAX_PROBLEMS = 40
 

@@ -14,7 +14,7 @@ from pydantic_core import PydanticUndefined
 from vpetl_ray.spec.dump import inline_yaml
 from vpetl_ray.spec.leaves import Given, Searched
 from vpetl_ray.spec.search_spec import SearchSpec
-from vpetl_ray.spec.sections import Section, section_of
+from vpetl_ray.spec.section import Section, section_of
 
 _INTRODUCTION = """\
 # The search space file

@@ -18,15 +18,15 @@ from vpetl_ray.spec.document import Path as KeyPath
 from vpetl_ray.spec.dump import spec_to_dict, spec_to_yaml
 from vpetl_ray.spec.kinds import Whole
 from vpetl_ray.spec.leaves import Given
+from vpetl_ray.spec.petl_sections import PetlSection
+from vpetl_ray.spec.section import Section
 from vpetl_ray.spec.sections import (
     DEMO_WEIGHTS,
     BackboneSection,
     BudgetSection,
     DataSection,
-    PetlSection,
     ResourcesSection,
     SearchSection,
-    Section,
     TrackingSection,
     TrainingSection,
 )

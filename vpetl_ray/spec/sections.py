@@ -1,28 +1,20 @@
 """The sections of a search space file: every key, what it may be, and its default.
 
 The descriptions are the reference that the documentation prints. A field marked `Searched` takes
-a domain in place of a value; `Given` ones take one value.
+a domain in place of a value; `Given` ones take one value. The methods are in `petl_sections`.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
-from typing import Annotated, Any, Literal, TypeAlias, get_args
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field
-from pydantic.fields import FieldInfo
+from pydantic import Field
 
 from vpetl_ray.data.catalogue import SOURCES
 from vpetl_ray.models.arch import ARCHS
-from vpetl_ray.models.own_tensors import KINDS
-from vpetl_ray.petl.bottleneck import ACTIVATIONS
-from vpetl_ray.petl.methods.adapter import PLACEMENTS
-from vpetl_ray.petl.methods.lora import TARGETS as LORA_TARGETS
-from vpetl_ray.petl.methods.patt import TARGETS
-from vpetl_ray.petl.methods.prompt import DEPTHS, WAYS
-from vpetl_ray.petl.methods.st_adapter import KERNELS
-from vpetl_ray.spec.kinds import Flag, Number, Several, Text, Whole, Word
+from vpetl_ray.spec.kinds import Flag, Number, Text, Whole, Word
 from vpetl_ray.spec.leaves import Given, Searched
+from vpetl_ray.spec.section import Section
 from vpetl_ray.spec.special_kinds import Budget, StartList, TrackingUri
 from vpetl_ray.training.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
 from vpetl_ray.tuning.domains import Domain, Fixed
@@ -32,25 +24,6 @@ from vpetl_ray.tuning.start import START_CONFIGS
 DEMO_WEIGHTS = "demo"
 
 Auto: TypeAlias = Literal["auto"]
-_SEVERAL_STAGES = Several(item=Whole(low=1, high=64), words=("all",))
-_WIDTH = Whole(low=1, high=65_536)
-_TOKENS = Whole(low=1, high=65_536)
-_SCALE = Number(above=0, words=("learned",))
-_ACTIVATION = Word(options=tuple(ACTIVATIONS))
-
-
-class Section(BaseModel):
-    """A mapping of the file; unknown keys are mistakes and nothing changes after loading."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True)
-
-
-def section_of(info: FieldInfo) -> type[Section] | None:
-    """Return the section that a field holds, None where it is a leaf."""
-    for kind in (info.annotation, *get_args(info.annotation)):
-        if isinstance(kind, type) and issubclass(kind, Section):
-            return kind
-    return None
 
 
 class DataSection(Section):
@@ -139,247 +112,6 @@ class BackboneSection(Section):
     weights: Annotated[str, Given(Text(what="'demo' or a file"))] = Field(
         default=DEMO_WEIGHTS,
         description="demo: the pretrained nano network that comes along; else a checkpoint file.",
-    )
-
-
-class PattSection(Section):
-    """PATT: a bottleneck of its own beside the queries, keys and values of attention."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there; no target turns it off too."
-    )
-    targets: Annotated[Domain, Searched(Several(item=Word(options=TARGETS), order=TARGETS))] = (
-        Field(default=Fixed(value=("k", "v")), description="Which of q, k, v it is added to.")
-    )
-    d_bottle: Annotated[Domain, Searched(_WIDTH)] = Field(description="Width of the bottleneck.")
-    scale: Annotated[Domain, Searched(_SCALE)] = Field(
-        default=Fixed(value=0.8), description="The factor s: a number, or learned."
-    )
-    activation: Annotated[Domain, Searched(_ACTIVATION)] = Field(
-        default=Fixed(value="tanh"), description="Between the two projections."
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages whose blocks get it, from 1."
-    )
-
-
-class AdapterSection(Section):
-    """Adapter: a bottleneck beside or after the MLP of a block."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there."
-    )
-    placement: Annotated[Domain, Searched(Word(options=PLACEMENTS))] = Field(
-        default=Fixed(value="parallel"),
-        description="parallel: beside the MLP. sequential: after it.",
-    )
-    d_bottle: Annotated[Domain, Searched(_WIDTH)] = Field(description="Width of the bottleneck.")
-    scale: Annotated[Domain, Searched(_SCALE)] = Field(
-        default=Fixed(value=0.1), description="The factor s: a number, or learned."
-    )
-    activation: Annotated[Domain, Searched(_ACTIVATION)] = Field(
-        default=Fixed(value="relu"), description="Between the two projections."
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages whose blocks get it, from 1."
-    )
-
-
-class StAdapterSection(Section):
-    """ST-Adapter: an adapter with a depth-wise convolution over time and space in its middle."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there."
-    )
-    placement: Annotated[Domain, Searched(Word(options=PLACEMENTS))] = Field(
-        default=Fixed(value="parallel"),
-        description="parallel: beside the MLP. sequential: after it.",
-    )
-    d_bottle: Annotated[Domain, Searched(_WIDTH)] = Field(description="Width of the bottleneck.")
-    kernel: Annotated[Domain, Searched(Word(options=tuple(KERNELS)))] = Field(
-        default=Fixed(value="3x1x1"), description="Size along time, height and width."
-    )
-    scale: Annotated[Domain, Searched(_SCALE)] = Field(
-        default=Fixed(value=1.0), description="The factor s: a number, or learned."
-    )
-    activation: Annotated[Domain, Searched(_ACTIVATION)] = Field(
-        default=Fixed(value="gelu"), description="Behind the convolution."
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages whose blocks get it, from 1."
-    )
-
-
-class LoraSection(Section):
-    """LoRA: a low-rank pair beside linear layers of a block; it can be merged into them."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there; no target turns it off too."
-    )
-    targets: Annotated[
-        Domain, Searched(Several(item=Word(options=LORA_TARGETS), order=LORA_TARGETS))
-    ] = Field(
-        default=Fixed(value=("q", "v")), description="Which layers it is beside, a pair each."
-    )
-    rank: Annotated[Domain, Searched(_WIDTH)] = Field(description="Rank of each pair.")
-    alpha: Annotated[Domain, Searched(Number(above=0, words=("learned",), nullable=True))] = Field(
-        default=Fixed(value=None),
-        description="alpha / rank is the factor; null: a factor of 1. learned: it is trained.",
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages whose blocks get it, from 1."
-    )
-
-
-class PrefixSection(Section):
-    """Prefix-tuning: keys and values of learned tokens, in front of those of every window."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there."
-    )
-    num_tokens: Annotated[Domain, Searched(_TOKENS)] = Field(
-        description="Learned tokens of a block."
-    )
-    d_middle: Annotated[Domain, Searched(_WIDTH)] = Field(
-        description="Width between the two layers that lead to keys, and to values."
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages whose blocks get it, from 1."
-    )
-
-
-class PromptSection(Section):
-    """Prompt-tuning (VPT): learned tokens that go through a block's own norm and attention."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there."
-    )
-    num_tokens: Annotated[Domain, Searched(_TOKENS)] = Field(
-        description="Learned tokens of a block."
-    )
-    depth: Annotated[Domain, Searched(Word(options=DEPTHS))] = Field(
-        default=Fixed(value="deep"),
-        description="deep: in every block. shallow: in the first of each of its stages.",
-    )
-    way: Annotated[Domain, Searched(Word(options=WAYS))] = Field(
-        default=Fixed(value="prepend"),
-        description="prepend: in front of a window's tokens. overlap: in place of the first.",
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages whose blocks get it, from 1."
-    )
-
-
-class PattConcatSection(Section):
-    """PATT by concatenation: keys and values of further tokens, one for each of a window's."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there."
-    )
-    d_bottle: Annotated[Domain, Searched(_WIDTH)] = Field(description="Width of the bottleneck.")
-    scale: Annotated[Domain, Searched(_SCALE)] = Field(
-        default=Fixed(value=0.8), description="The factor s: a number, or learned."
-    )
-    activation: Annotated[Domain, Searched(_ACTIVATION)] = Field(
-        default=Fixed(value="tanh"), description="Between the two projections."
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages whose blocks get it, from 1."
-    )
-
-
-class PattNoZSection(Section):
-    """PATT without Z: it reads learned tokens in place of the block's own."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there; no target turns it off too."
-    )
-    targets: Annotated[Domain, Searched(Several(item=Word(options=TARGETS), order=TARGETS))] = (
-        Field(default=Fixed(value=("k", "v")), description="Which of q, k, v it is added to.")
-    )
-    d_bottle: Annotated[Domain, Searched(_WIDTH)] = Field(description="Width of the bottleneck.")
-    num_tokens: Annotated[Domain, Searched(replace(_TOKENS, nullable=True))] = Field(
-        default=Fixed(value=None), description="Learned tokens; null: as many as a window has."
-    )
-    scale: Annotated[Domain, Searched(_SCALE)] = Field(
-        default=Fixed(value=0.8), description="The factor s: a number, or learned."
-    )
-    activation: Annotated[Domain, Searched(_ACTIVATION)] = Field(
-        default=Fixed(value="tanh"), description="Between the two projections."
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages whose blocks get it, from 1."
-    )
-
-
-class PositionSection(Section):
-    """Position tuning: some of the backbone's own parameters, by kind."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there; no kind turns it off too."
-    )
-    kinds: Annotated[Domain, Searched(Several(item=Word(options=KINDS), order=KINDS))] = Field(
-        description="What is trained: norms, projections, tables of relative positions, MLP "
-        "layers, merging between stages. A ViT has no rel_pos and no downsample."
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages in which it is, from 1."
-    )
-
-
-class BitFitSection(Section):
-    """BitFit: the backbone's own biases."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there."
-    )
-    rel_pos: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=False),
-        description="Whether tables of relative positions count as biases.",
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages in which it is, from 1."
-    )
-
-
-class FullSection(Section):
-    """Full tuning: all of the backbone's own parameters."""
-
-    enabled: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True), description="Whether it is there."
-    )
-    stages: Annotated[Domain, Searched(_SEVERAL_STAGES)] = Field(
-        default=Fixed(value="all"), description="Stages that are trained, from 1."
-    )
-
-
-class ClassifierSection(Section):
-    """The last layer."""
-
-    train: Annotated[Domain, Searched(Flag())] = Field(
-        default=Fixed(value=True),
-        description="Whether it is trained; with every method off it always is, if it may be.",
-    )
-
-
-class PetlSection(Section):
-    """What is added to the backbone and trained; a method that is not named is not searched."""
-
-    patt: PattSection | None = Field(default=None, description="Parallel attention (PATT).")
-    adapter: AdapterSection | None = Field(default=None, description="Adapter.")
-    st_adapter: StAdapterSection | None = Field(default=None, description="ST-Adapter.")
-    lora: LoraSection | None = Field(default=None, description="LoRA.")
-    prefix: PrefixSection | None = Field(default=None, description="Prefix-tuning.")
-    prompt: PromptSection | None = Field(default=None, description="Prompt-tuning.")
-    patt_concat: PattConcatSection | None = Field(
-        default=None, description="PATT by concatenation."
-    )
-    patt_no_z: PattNoZSection | None = Field(default=None, description="PATT without Z.")
-    position: PositionSection | None = Field(default=None, description="Position tuning.")
-    bitfit: BitFitSection | None = Field(default=None, description="BitFit.")
-    full: FullSection | None = Field(default=None, description="Full tuning.")
-    classifier: ClassifierSection = Field(
-        default_factory=ClassifierSection, description="The last layer."
     )
 
 
