@@ -37,15 +37,15 @@ def _save(
 
 
 @pytest.mark.every_backbone
-@pytest.mark.parametrize("method", [PATT, FullConfig()], ids=["patt", "full"])
+@pytest.mark.parametrize("kind", [PATT, FullConfig()], ids=["patt", "full"])
 def test_loaded_adapter_gives_the_logits_that_were_saved(
-    tmp_path: Path, model: Backbone, video: torch.Tensor, method: MethodConfig
+    tmp_path: Path, model: Backbone, video: torch.Tensor, kind: MethodConfig
 ):
-    path, logits = _save(tmp_path, model, video, method)
+    path, logits = _save(tmp_path, model, video, kind)
     attached = load_adapter(path, model)
     with torch.no_grad():
         assert torch.equal(model(video), logits)
-    assert attached.config.methods == (method,)
+    assert attached.config.methods == (kind,)
 
 
 def test_file_is_small_whole_and_says_what_it_is(saved: tuple[Path, torch.Tensor]):

@@ -2,6 +2,7 @@
 
 import pytest
 import torch
+from method_examples import EXAMPLES
 
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.petl.attach import attach
@@ -13,8 +14,8 @@ from vpetl_ray.petl.methods import METHODS, MethodConfig
 pytestmark = pytest.mark.every_backbone
 
 
-def test_every_method_of_the_table_has_an_example(examples):
-    assert {config.name for config in examples.values()} == set(METHODS)
+def test_every_method_of_the_table_has_an_example():
+    assert {config.name for config in EXAMPLES.values()} == set(METHODS)
 
 
 def test_method_computes_at_its_start_what_it_declares(
