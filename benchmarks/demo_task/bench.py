@@ -112,13 +112,15 @@ def best_rate(
 def work(entries: Sequence[Entry], runs: Runs, bench: Bench) -> None:
     for entry in entries:
         wanted = [(rate, SEEDS[0]) for rate in entry.rates]
-        _do(entry, wanted, runs, bench)
+        run_missing(entry, wanted, runs, bench)
         rate = best_rate(entry, runs.read())
         assert rate is not None
-        _do(entry, [(rate, seed) for seed in SEEDS[1:]], runs, bench)
+        run_missing(entry, [(rate, seed) for seed in SEEDS[1:]], runs, bench)
 
 
-def _do(entry: Entry, wanted: Sequence[tuple[float, int]], runs: Runs, bench: Bench) -> None:
+def run_missing(
+    entry: Entry, wanted: Sequence[tuple[float, int]], runs: Runs, bench: Bench
+) -> None:
     for rate, seed in wanted:
         if (entry.name, rate, seed) in runs.read():
             continue
