@@ -89,6 +89,7 @@ def test_options_of_other_sources_are_named(values: dict[str, object], message: 
 def test_final_figures_take_four_segments_unless_the_user_says_how_many() -> None:
     assert DataConfig(source="folder").clip_spec().test_segments == 1
     assert DataConfig(source="folder").multi_view().clip_spec().test_segments == 4
+    assert DataConfig(source="demo").multi_view().clip_spec().test_segments == 1
     few = DataConfig(source="folder", test_segments=2, test_crops=1).multi_view()
     assert few.clip_spec().test_segments == 2
     assert few.view_spec().test_crops == 1

@@ -10,7 +10,7 @@ import torch.distributed as dist
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from toy_training import ARCHS, BAPAT, LAST_STAGE, RECIPE, FakeClips, toy_model
+from toy_training import ARCHS, BAPAT, LAST_STAGE, RECIPE, FakeClips, FakeViews, toy_model
 
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
@@ -25,7 +25,7 @@ from vpetl_ray.petl.methods import (
     PromptConfig,
     StAdapterConfig,
 )
-from vpetl_ray.training.evaluation import evaluate
+from vpetl_ray.training.evaluation import evaluate, evaluate_views
 from vpetl_ray.training.features import FeatureCache
 from vpetl_ray.training.loop import FineTuning, TrainingDiverged
 
@@ -69,7 +69,11 @@ def main(rank: int, world_size: int, folder: Path) -> None:
         tuning = FineTuning(model, attached, train, val, recipe, seed=0, features=cache, **workers)
         epochs = [tuning.run_epoch() for _ in range(tuning.num_epochs)]
         final = evaluate(model, val, keep_predictions=True, **workers)
+        views = evaluate_views(
+            model, FakeViews(23, seed=2), batch_size=5, keep_predictions=True, **workers
+        )
         results[name] = {
+            "views": [views.top1, views.loss, *views.predictions.tolist()],
             "train_loss": [epoch.train_loss for epoch in epochs],
             "loss": [epoch.loss for epoch in epochs],
             "predictions": final.predictions.tolist(),

@@ -43,6 +43,7 @@ def test_two_workers_equal_one_on_the_same_global_batch(reports: dict[str, Any],
     one, two, other = (reports[key][config] for key in ("1-0", "2-0", "2-1"))
     assert two == other  # the ranks agree to the bit
     assert two["predictions"] == one["predictions"]
+    np.testing.assert_allclose(two["views"], one["views"], rtol=1e-4)
     np.testing.assert_allclose(two["train_loss"], one["train_loss"], rtol=1e-4)
     np.testing.assert_allclose(two["loss"], one["loss"], rtol=1e-4)
     for name, weight in one["weights"].items():

@@ -59,3 +59,14 @@ class FakeClips:
         self.num_read += len(clips)
         is_flipped = train and not self.fixed_views and epoch % 2 == 1
         return clips.flip(3) if is_flipped else clips
+
+
+class FakeViews(FakeClips):
+    """Clips of which every view is another one: the clip with some of its frames blackened."""
+
+    num_views = 3
+
+    def batch_view(self, indices: Sequence[int] | Tensor, number: int) -> Tensor:
+        clips = self.clips[torch.as_tensor(indices)].clone()
+        clips[:, number] = 0
+        return clips

@@ -121,8 +121,9 @@ SOURCES: Mapping[str, Source] = {
     "demo": Source(
         open=_open_demo,
         needs_path=False,
-        # Its motions are told apart by their direction and drawn at the size they are used.
-        defaults={"stride": 1, "size": 32, "train_crop": "centre", "flip": 0.0},
+        # Its motions are told apart by their direction, and drawn at the size and for the length
+        # at which they are used.
+        defaults={"stride": 1, "size": 32, "train_crop": "centre", "flip": 0.0, "test_segments": 1},
     ),
     "folder": Source(open=_open_folder),
     "csv": Source(

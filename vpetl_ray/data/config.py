@@ -167,8 +167,12 @@ class DataConfig:
         return ClipSpec(**values)
 
     def multi_view(self) -> DataConfig:
-        """Return this with the segments of the usual final figures, 4, unless it says how many."""
-        return replace(self, test_segments=self.test_segments or FINAL_SEGMENTS)
+        """Return this with the segments of the usual final figures, 4, unless it says how many.
+
+        Some sources have less to see: of a picture one moment, of the demo's videos one clip.
+        """
+        usual = get_source(self.source).defaults.get("test_segments", FINAL_SEGMENTS)
+        return replace(self, test_segments=self.test_segments or usual)
 
     def view_spec(self) -> ViewSpec:
         """Say what the model sees of a stored clip."""

@@ -32,3 +32,23 @@ class ClipSource(Protocol):
             uint8 (B, T, H, W, C).
 
         """
+
+
+class MultiViewSource(ClipSource, Protocol):
+    """Clips of which there is more to see than `ClipSource.batch` shows in evaluation."""
+
+    @property
+    def num_views(self) -> int:
+        """How many views `batch_view` knows, at least one."""
+
+    def batch_view(self, indices: Sequence[int] | Tensor, number: int) -> Tensor:
+        """Read one view of each clip, without augmentation.
+
+        Args:
+            indices: of the clips, in 0..N-1.
+            number: of the view, from 0.
+
+        Returns:
+            uint8 (B, T, H, W, C).
+
+        """
