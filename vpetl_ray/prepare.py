@@ -20,8 +20,8 @@ from rich.progress import (
 )
 from rich.table import Table
 
-from vpetl_ray.data.clip_build import BuildProgress
 from vpetl_ray.data.prepare_store import PreparedStore, prepare_store
+from vpetl_ray.data.store_files import BuildProgress
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.spec.load import load_spec
 

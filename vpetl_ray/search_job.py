@@ -10,10 +10,10 @@ from pathlib import Path
 from rich.console import Console
 
 from vpetl_ray.console import SearchDisplay
-from vpetl_ray.data.clip_build import BuildProgress
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.demo import DEMO_CHECKPOINT
 from vpetl_ray.data.prepare_store import prepare_store
+from vpetl_ray.data.store_files import BuildProgress
 from vpetl_ray.errors import SearchError, SpecError
 from vpetl_ray.models.arch import count_backbone
 from vpetl_ray.results.environment import environment_facts

@@ -16,25 +16,18 @@ import zlib
 from dataclasses import dataclass
 from pathlib import Path
 from types import TracebackType
+from typing import IO
 
 import numpy as np
 import pyarrow as pa
 import torch
 from numpy.typing import NDArray
 
+from vpetl_ray.data.clip_format import CLIP_SCHEMA
+from vpetl_ray.data.clip_recovery import ContinuedFile
 from vpetl_ray.data.decoded import Clip
 from vpetl_ray.errors import DataError
 
-_SCHEMA = pa.schema(
-    [
-        pa.field("video", pa.string(), nullable=False),
-        pa.field("label", pa.int32(), nullable=False),
-        pa.field("height", pa.int32(), nullable=False),
-        pa.field("width", pa.int32(), nullable=False),
-        pa.field("crc", pa.uint32(), nullable=False),
-        pa.field("clip", pa.large_binary(), nullable=False),
-    ]
-)
 _BATCH_BYTES = 16 * 2**20
 
 
@@ -48,12 +41,20 @@ class FileSeal:
 
 
 class ClipWriter:
-    """Write clips one by one; a context manager. The file is whole only after `seal`."""
+    """Write clips one by one; a context manager. The file is whole only after `seal`.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: of the file.
+        is_continued: whether the file is there, from a writer that was killed: the clips of its
+            whole batches are added first, as if they were new, and then comes `go_on`.
+
+    """
+
+    def __init__(self, path: Path, *, is_continued: bool = False) -> None:
         self._path = path
-        self._sink = open(path, "wb")  # noqa: SIM115  (closed by seal or __exit__)
-        self._writer = pa.ipc.new_file(self._sink, _SCHEMA)
+        self._sink: IO[bytes] | ContinuedFile  # closed by seal or __exit__
+        self._sink = ContinuedFile(path) if is_continued else open(path, "wb")  # noqa: SIM115
+        self._writer = pa.ipc.new_file(self._sink, CLIP_SCHEMA)
         self._rows: list[tuple[str, int, Clip]] = []
         self._waiting = 0
         self.num_bytes = 0
@@ -79,12 +80,19 @@ class ClipWriter:
         if self._waiting >= _BATCH_BYTES:
             self._flush()
 
+    def go_on(self) -> None:
+        """Take what is added from here on as new."""
+        if isinstance(self._sink, ContinuedFile):
+            self._sink.go_on()
+
     def seal(self, frames: int) -> FileSeal:
         """Finish the file, put it on the disk, and read its index back from there."""
         if self._rows:
             self._flush()
         self._writer.close()
         self._sink.flush()
+        if isinstance(self._sink, ContinuedFile):
+            self._sink.end_here()
         os.fsync(self._sink.fileno())
         self._sink.close()
         return ClipFile(self._path, frames=frames).seal
@@ -102,7 +110,8 @@ class ClipWriter:
             pa.array([zlib.crc32(clip) for clip in flat], pa.uint32()),
             pa.LargeBinaryArray.from_buffers(pa.large_binary(), len(clips), [None, *values]),
         ]
-        self._writer.write_batch(pa.record_batch(columns, schema=_SCHEMA))
+        self._writer.write_batch(pa.record_batch(columns, schema=CLIP_SCHEMA))
+        self._sink.flush()  # what is with the system outlives this process
         self._rows, self._waiting = [], 0
 
 
@@ -124,7 +133,7 @@ class ClipFile:
             batches = [reader.get_batch(i) for i in range(reader.num_record_batches)]
         except (OSError, pa.ArrowException) as error:
             raise self._damage(str(error)) from error
-        if reader.schema != _SCHEMA:
+        if reader.schema != CLIP_SCHEMA:
             raise self._damage("its columns are not those of a clip file")
         self.seal = FileSeal(
             num_clips=sum(batch.num_rows for batch in batches),

@@ -25,7 +25,8 @@ import numpy as np
 
 import vpetl_ray
 from vpetl_ray.data.config import ClipSpec
-from vpetl_ray.data.decoded import Clip, UnreadableVideoError
+from vpetl_ray.data.decoded import UnreadableVideoError
+from vpetl_ray.data.decoder import Outcome
 from vpetl_ray.errors import DataError
 
 SECONDS_A_VIDEO = 300.0
@@ -33,13 +34,11 @@ SECONDS_A_VIDEO = 300.0
 
 WORKER_COMMAND = (sys.executable, "-m", "vpetl_ray.data.decode_worker")
 
-Outcome = Clip | UnreadableVideoError
-
 
 class DecodePool:
     """Child processes that decode clips of one spec; 0 processes decode in the caller's own.
 
-    Use as a context manager: leaving it, by an exception too, ends the processes.
+    A `decoder.Decoder`, and a context manager: leaving it, by an exception too, ends the processes.
     """
 
     def __init__(
@@ -66,6 +65,12 @@ class DecodePool:
         for worker in self._workers:
             worker.kill()
         self._threads.shutdown(cancel_futures=True)
+
+    @property
+    def place(self) -> str:
+        """How many processes there are."""
+        number = max(1, self.num_processes)
+        return f"{number} {'process' if number == 1 else 'processes'}"
 
     def decode(
         self, paths: Iterable[str], *, num_segments: int = 1

@@ -11,9 +11,15 @@ from pathlib import Path
 log = logging.getLogger(__name__)
 
 
+class LockHeldError(Exception):
+    """Another process has the lock."""
+
+
 @contextmanager
-def file_lock(path: Path) -> Iterator[None]:
+def file_lock(path: Path, *, wait: bool = True) -> Iterator[None]:
     """Hold the lock that the file `path` stands for; wait for it as long as it takes.
+
+    With `wait` false, raise a LockHeldError where another process holds it.
 
     The kernel drops the lock of a process that dies, so a lock is never left behind. The file
     itself stays: deleting it would let a third process lock a new one beside a waiting second.
@@ -23,6 +29,8 @@ def file_lock(path: Path) -> Iterator[None]:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
+            if not wait:
+                raise LockHeldError(path) from None
             log.info("waiting for another process that holds %s", path)
             fcntl.flock(file, fcntl.LOCK_EX)
         yield

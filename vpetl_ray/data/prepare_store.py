@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpetl_ray.data.catalogue import open_data_set
-from vpetl_ray.data.clip_build import BuildProgress, build_clip_store, discard_damaged_store
+from vpetl_ray.data.clip_build import build_clip_store, discard_damaged_store
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import DataConfig, cache_root
 from vpetl_ray.data.data_set import DataSet
+from vpetl_ray.data.store_files import BuildProgress
 from vpetl_ray.errors import DataError
 
 log = logging.getLogger(__name__)
