@@ -54,6 +54,16 @@ EXAMPLES: dict[str, MethodConfig] = {
     "prompt deep": PromptConfig(num_tokens=3),
     "prompt shallow": PromptConfig(num_tokens=20, depth="shallow", stages=(1,)),
     "prompt overlapping": PromptConfig(num_tokens=3, way="overlap", stages=(2, 3)),
+    "prefix learned relu": PrefixConfig(
+        num_tokens=3, d_middle=4, activation="relu", scale="learned"
+    ),
+    "patt blocks 1 6 stages 2 3": PattConfig(
+        targets=("k", "v"), d_bottle=2, stages=(2, 3), blocks=(1, 6)
+    ),
+    "prompt shallow blocks 2 5 6": PromptConfig(
+        num_tokens=2, depth="shallow", scale="learned", blocks=(2, 5, 6)
+    ),
+    "bitfit blocks 1 5": BitFitConfig(blocks=(1, 5)),
     "bitfit with rel_pos stages 1 3": BitFitConfig(rel_pos=True, stages=(1, 3)),
 }
 """One or more of each, on any backbone of three stages that it fits."""

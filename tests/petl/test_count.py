@@ -16,6 +16,7 @@ from vpetl_ray.petl.methods import (
     MethodConfig,
     PattConfig,
     PositionConfig,
+    PromptConfig,
 )
 
 SWIN_B = get_arch("swin3d_b")
@@ -96,6 +97,7 @@ def subsets(*items: object) -> st.SearchStrategy[tuple[object, ...]]:
 
 scales = st.one_of(st.just("learned"), st.floats(0.01, 10))
 stages = st.one_of(st.none(), subsets(1, 2, 3))
+blocks = st.one_of(st.none(), subsets(1, 2, 3, 4, 5, 6))
 activations = st.sampled_from(["relu", "gelu", "tanh"])
 patts = st.builds(
     PattConfig,
@@ -104,6 +106,7 @@ patts = st.builds(
     scale=scales,
     activation=activations,
     stages=stages,
+    blocks=blocks,
 )
 adapters = st.builds(
     AdapterConfig,
@@ -112,23 +115,35 @@ adapters = st.builds(
     placement=st.sampled_from(["parallel", "sequential"]),
     activation=activations,
     stages=stages,
+    blocks=blocks,
+)
+prompts = st.builds(
+    PromptConfig,
+    num_tokens=st.integers(1, 5),
+    depth=st.sampled_from(["deep", "shallow"]),
+    scale=scales,
+    stages=stages,
+    blocks=blocks,
 )
 positions = st.builds(
-    PositionConfig, kinds=subsets("norm1", "qkv", "proj", "norm2", "fc1", "fc2"), stages=stages
+    PositionConfig,
+    kinds=subsets("norm1", "qkv", "proj", "norm2", "fc1", "fc2"),
+    stages=stages,
+    blocks=blocks,
 )
-bitfits = st.builds(BitFitConfig, rel_pos=st.booleans(), stages=stages)
-fulls = st.builds(FullConfig, stages=stages)
+bitfits = st.builds(BitFitConfig, rel_pos=st.booleans(), stages=stages, blocks=blocks)
+fulls = st.builds(FullConfig, stages=stages, blocks=blocks)
 configs = st.builds(
-    lambda patt, adapter, position, bitfit, full, classifier: PetlConfig(
-        methods=tuple(m for m in (patt, adapter, position, bitfit, full) if m is not None),
-        train_classifier=classifier,
+    lambda classifier, *methods: PetlConfig(
+        methods=tuple(m for m in methods if m is not None), train_classifier=classifier
     ),
+    st.booleans(),
     st.one_of(st.none(), patts),
     st.one_of(st.none(), adapters),
+    st.one_of(st.none(), st.none(), prompts),
     st.one_of(st.none(), st.none(), positions),
     st.one_of(st.none(), st.none(), bitfits),
     st.one_of(st.none(), st.none(), st.none(), fulls),
-    st.booleans(),
 )
 
 MODELS = {

@@ -18,7 +18,7 @@ from vpetl_ray.tuning.start import own_values
 optuna.logging.set_verbosity(optuna.logging.ERROR)
 
 NANO = get_arch("swin3d_nano")
-TOY = SwinArch(name="toy", embed_dim=8, depths=(1, 2), num_heads=(1, 2), window_size=(2, 2, 2))
+TOY = SwinArch(name="toy", embed_dim=8, depths=(2, 2), num_heads=(1, 2), window_size=(2, 2, 2))
 TRAINING = {
     "training.learning_rate": FloatRange(low=1e-3, high=1e-1, log=True),
     "training.epochs": 2,

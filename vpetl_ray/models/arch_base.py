@@ -107,8 +107,11 @@ class Arch(ABC):
 def norms_and_mlp(site: BlockSite, name: str) -> Iterator[OwnTensor]:
     """Give what blocks of every family have beside attention; `name` is the block's."""
     for kind in ("norm1", "norm2"):
-        yield from OwnLayer(name=f"{name}.{kind}", stage=site.stage, kind=kind).norm(site.dim)
-    fc1 = OwnLayer(name=f"{name}.mlp.fc1", stage=site.stage, kind="fc1")
-    fc2 = OwnLayer(name=f"{name}.mlp.fc2", stage=site.stage, kind="fc2")
-    yield from fc1.linear(site.dim, site.mlp_dim)
-    yield from fc2.linear(site.mlp_dim, site.dim)
+        yield from layer_in(site, f"{name}.{kind}", kind).norm(site.dim)
+    yield from layer_in(site, f"{name}.mlp.fc1", "fc1").linear(site.dim, site.mlp_dim)
+    yield from layer_in(site, f"{name}.mlp.fc2", "fc2").linear(site.mlp_dim, site.dim)
+
+
+def layer_in(site: BlockSite, name: str, kind: str) -> OwnLayer:
+    """Give a layer that is inside of a block."""
+    return OwnLayer(name=name, stage=site.stage, kind=kind, block=site.index + 1)

@@ -24,6 +24,8 @@ class OwnTensor:
     """One of `KINDS`, or `EDGE`."""
     size: int
     """Numbers in it."""
+    block: int | None = None
+    """Block that it is in, from 1 over the whole network; None outside of blocks."""
     is_bias: bool = False
     """Whether it is added to what a layer or norm gives (position tables are not)."""
 
@@ -35,11 +37,19 @@ class OwnLayer:
     name: str
     stage: int
     kind: str
+    block: int | None = None
 
     def tensor(self, name: str, size: int, *, is_bias: bool = False) -> OwnTensor:
         """Give one tensor; without a name it is the layer itself."""
         path = f"{self.name}.{name}" if name else self.name
-        return OwnTensor(name=path, stage=self.stage, kind=self.kind, size=size, is_bias=is_bias)
+        return OwnTensor(
+            name=path,
+            stage=self.stage,
+            kind=self.kind,
+            size=size,
+            block=self.block,
+            is_bias=is_bias,
+        )
 
     def norm(self, dim: int) -> Iterator[OwnTensor]:
         """Weight and bias of a norm."""

@@ -5,7 +5,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any
 
-from vpetl_ray.models.arch_base import IN_CHANNELS, Arch, BlockSite, Size, norms_and_mlp
+from vpetl_ray.models.arch_base import (
+    IN_CHANNELS,
+    Arch,
+    BlockSite,
+    Size,
+    layer_in,
+    norms_and_mlp,
+)
 from vpetl_ray.models.own_tensors import EDGE, OwnLayer, OwnTensor
 
 
@@ -55,14 +62,10 @@ class SwinArch(Arch):
     def _block_tensors(self, site: BlockSite) -> Iterator[OwnTensor]:
         name = f"layers.{site.stage - 1}.blocks.{site.block - 1}"
         yield from norms_and_mlp(site, name)
-        table = OwnLayer(
-            name=f"{name}.attn.relative_position_bias_table", stage=site.stage, kind="rel_pos"
-        )
+        table = layer_in(site, f"{name}.attn.relative_position_bias_table", "rel_pos")
         yield table.tensor("", self.relative_positions * site.num_heads)
-        qkv = OwnLayer(name=f"{name}.attn.qkv", stage=site.stage, kind="qkv")
-        yield from qkv.linear(site.dim, 3 * site.dim)
-        proj = OwnLayer(name=f"{name}.attn.proj", stage=site.stage, kind="proj")
-        yield from proj.linear(site.dim, site.dim)
+        yield from layer_in(site, f"{name}.attn.qkv", "qkv").linear(site.dim, 3 * site.dim)
+        yield from layer_in(site, f"{name}.attn.proj", "proj").linear(site.dim, site.dim)
 
     def _last_tensors(self) -> Iterator[OwnTensor]:
         """Give the merging behind each stage but the last, and the last norm."""

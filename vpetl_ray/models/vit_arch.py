@@ -9,7 +9,14 @@ from dataclasses import dataclass
 from math import prod
 from typing import Any, Literal
 
-from vpetl_ray.models.arch_base import IN_CHANNELS, Arch, BlockSite, Size, norms_and_mlp
+from vpetl_ray.models.arch_base import (
+    IN_CHANNELS,
+    Arch,
+    BlockSite,
+    Size,
+    layer_in,
+    norms_and_mlp,
+)
 from vpetl_ray.models.own_tensors import EDGE, OwnLayer, OwnTensor
 
 
@@ -82,15 +89,14 @@ class ViTArch(Arch):
     def _block_tensors(self, site: BlockSite) -> Iterator[OwnTensor]:
         name = f"blocks.{site.index}"
         yield from norms_and_mlp(site, name)
-        qkv = OwnLayer(name=f"{name}.attn.qkv", stage=site.stage, kind="qkv")
+        qkv = layer_in(site, f"{name}.attn.qkv", "qkv")
         if self.has_key_bias:
             yield from qkv.linear(site.dim, 3 * site.dim)
         else:
             yield qkv.tensor("weight", 3 * site.dim * site.dim)
             yield qkv.tensor("q_bias", site.dim, is_bias=True)
             yield qkv.tensor("v_bias", site.dim, is_bias=True)
-        proj = OwnLayer(name=f"{name}.attn.proj", stage=site.stage, kind="proj")
-        yield from proj.linear(site.dim, site.dim)
+        yield from layer_in(site, f"{name}.attn.proj", "proj").linear(site.dim, site.dim)
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "ViTArch":

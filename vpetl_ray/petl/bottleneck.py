@@ -38,6 +38,13 @@ def count_bottleneck(dim: int, d_bottle: int, out_dim: int, scale: Scale) -> int
     return down + up + (1 if scale == LEARNED else 0)
 
 
+def make_scale(scale: Scale, learned_start: float) -> float | nn.Parameter:
+    """Give a scale as modules hold it: the number, or a parameter that starts at one."""
+    if scale == LEARNED:
+        return nn.Parameter(torch.tensor(learned_start))
+    return float(scale)
+
+
 class Bottleneck(nn.Module):
     """Down-projection, activation, up-projection that starts at zero, scale.
 
@@ -68,11 +75,7 @@ class Bottleneck(nn.Module):
         self.down = nn.Linear(dim, d_bottle, device="meta").to_empty(device="cpu")
         self.up = nn.Linear(d_bottle, out_dim, device="meta").to_empty(device="cpu")
         self.activation = ACTIVATIONS[activation]
-        self.scale: float | nn.Parameter
-        if scale == LEARNED:
-            self.scale = nn.Parameter(torch.tensor(learned_start))
-        else:
-            self.scale = float(scale)
+        self.scale = make_scale(scale, learned_start)
         bound = dim**-0.5  # He's uniform with a = sqrt(5), as AdaptFormer draws it
         with torch.no_grad():
             self.down.weight.uniform_(-bound, bound, generator=generator)

@@ -8,16 +8,16 @@ from typing import Any, Self
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.petl.checks import describe_unknown
-from vpetl_ray.petl.method import Arch, OwnMethod, at_stages, method_to_dict
+from vpetl_ray.petl.method import Arch, OwnMethod, method_to_dict
 from vpetl_ray.petl.methods import METHODS, FullConfig, MethodConfig
+from vpetl_ray.petl.places import Places
 
 
 @dataclass(frozen=True, kw_only=True)
 class PetlConfig:
     """Which methods, where, how wide, how strong.
 
-    A method may appear more than once if its stages do not overlap: per-stage widths are written
-    so.
+    A method may appear more than once if no block has it twice: per-stage widths are written so.
     """
 
     methods: tuple[MethodConfig, ...] = ()
@@ -29,24 +29,32 @@ class PetlConfig:
         """Check that this fits the architecture.
 
         Raises:
-            VpetlError: a stage does not exist, or a method is placed twice in one stage.
+            VpetlError: a stage or block does not exist, or has a method twice.
 
         """
-        taken: dict[tuple[str, int], None] = {}
+        taken: dict[str, Places] = {}
+        by_blocks = {method.name for method in self.methods if method.blocks is not None}
         for method in self.methods:
             method.check(arch)
-            for stage in sorted(method.stages_of(arch)):
-                if (method.name, stage) in taken:
-                    raise VpetlError(f"{method.name}.stages: stage {stage} has it already")
-                taken[method.name, stage] = None
+            places, before = method.places(arch), taken.get(method.name, Places())
+            if twice := places & before:
+                block = f"{method.name}.blocks: block {min(twice.blocks, default=0)}"
+                stage = f"{method.name}.stages: stage {min(twice.stages(arch))}"
+                where = block if method.name in by_blocks and twice.blocks else stage
+                raise VpetlError(f"{where} has it already")
+            taken[method.name] = before | places
 
     def canonical(self, arch: Arch) -> Self:
         """Write what this builds in one way: sorted, equal parts joined, empty ones dropped."""
-        kept = [m.canonical(arch) for m in _without_repeats(self.methods, arch)]
-        joined = _join_stages([m for m in kept if m.stages_of(arch)], arch)
         order = list(METHODS)
-        joined.sort(key=lambda m: (order.index(m.name), sorted(m.stages_of(arch))))
-        return replace(self, methods=tuple(joined))
+        written = [
+            (order.index(method.name), sorted(places.blocks), sorted(places.edges), method)
+            for settings, everywhere in _trained_places(self.methods, arch).items()
+            for method in settings.at(everywhere, arch)
+            if (places := method.places(arch))
+        ]
+        written.sort(key=lambda entry: entry[:-1])
+        return replace(self, methods=tuple(entry[-1] for entry in written))
 
     def key(self, arch: Arch) -> str:
         """16 hexadecimal digits that are equal exactly if the same thing is built."""
@@ -119,22 +127,17 @@ def _required(method: Any) -> list[str]:
     return [f.name for f in fields(method) if f.default is MISSING and f.default_factory is MISSING]
 
 
-def _without_repeats(methods: tuple[MethodConfig, ...], arch: Arch) -> list[MethodConfig]:
-    """Where full tuning is on, nothing is left to train for what trains the backbone in place."""
-    is_full = [isinstance(method, FullConfig) for method in methods]
-    full = {s for m, yes in zip(methods, is_full, strict=True) if yes for s in m.stages_of(arch)}
-    return [
-        at_stages(method, tuple(method.stages_of(arch) - full))
-        if full and isinstance(method, OwnMethod) and not yes
-        else method
-        for method, yes in zip(methods, is_full, strict=True)
-    ]
-
-
-def _join_stages(methods: list[MethodConfig], arch: Arch) -> list[MethodConfig]:
-    """Join methods that differ in their stages alone."""
-    joined: dict[MethodConfig, list[int]] = {}
+def _trained_places(methods: tuple[MethodConfig, ...], arch: Arch) -> dict[MethodConfig, Places]:
+    """Join methods that differ in their places alone: settings, and where they are."""
+    full = Places()
     for method in methods:
-        everywhere = at_stages(method, None)
-        joined.setdefault(everywhere, []).extend(method.stages_of(arch))
-    return [at_stages(m, tuple(stages)).canonical(arch) for m, stages in joined.items()]
+        if isinstance(method, FullConfig):
+            full |= method.places(arch)
+    joined: dict[MethodConfig, Places] = {}
+    for method in methods:
+        places = method.places(arch)
+        if isinstance(method, OwnMethod) and not isinstance(method, FullConfig):
+            places -= full  # nothing is left to train there
+        settings = method.unplaced()
+        joined[settings] = joined.get(settings, Places()) | places
+    return joined

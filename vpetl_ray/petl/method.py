@@ -8,8 +8,7 @@ table there; the contract tests then run on it.
 from abc import ABC, abstractmethod
 from collections.abc import Collection, Iterator
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
-from typing import Any, ClassVar, Protocol, Self, TypeVar
+from typing import Any, ClassVar, Protocol, Self
 
 import torch
 from torch import nn
@@ -19,6 +18,7 @@ from vpetl_ray.models import arch_base, backbone, blocks
 from vpetl_ray.models.arch import BlockSite
 from vpetl_ray.models.own_tensors import OwnTensor
 from vpetl_ray.petl.checks import check_whole_number
+from vpetl_ray.petl.places import Places, block_sites, own_tensors
 from vpetl_ray.petl.seeding import seeded
 
 # Of any family: methods rely on block sites and seams alone.
@@ -64,7 +64,6 @@ class Unfrozen:
 
 
 Placement = Branch | Unfrozen
-M = TypeVar("M")
 
 
 class Method(Protocol):
@@ -82,11 +81,17 @@ class Method(Protocol):
     def check(self, arch: Arch) -> None:
         """Raise a VpetlError if the settings do not fit the architecture."""
 
-    def canonical(self, arch: Arch) -> Self:
-        """Write what these settings build on this architecture in one way."""
+    def places(self, arch: Arch) -> Places:
+        """Tell where something is trained."""
 
     def stages_of(self, arch: Arch) -> frozenset[int]:
         """Name the stages in which something is trained."""
+
+    def unplaced(self) -> Self:
+        """Give the same settings without a word on where."""
+
+    def at(self, places: Places, arch: Arch) -> list[Self]:
+        """Write these settings at exactly these places in one way, most often as one config."""
 
     def count(self, arch: Arch) -> dict[str, int]:
         """Trainable parameters by part, by arithmetic alone."""
@@ -97,47 +102,91 @@ class Method(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class StageMethod(ABC):
-    """A method that is placed by stages."""
+    """A method that is placed by stages, by blocks, or by both: then into what is in both."""
 
     name: ClassVar[str]
     identity_at_start: ClassVar[bool]
 
     stages: tuple[int, ...] | None = field(default=None)
     """Stages that get it, from 1; by default all."""
+    blocks: tuple[int, ...] | None = field(default=None)
+    """Blocks that get it, from 1 over the whole network; by default all of the stages."""
 
     def __post_init__(self) -> None:
-        if self.stages is None:
+        self._tidy("stages")
+        self._tidy("blocks")
+
+    def _tidy(self, key: str) -> None:
+        """Check and sort the numbers of stages or blocks."""
+        numbers = getattr(self, key)
+        if numbers is None:
             return
-        if isinstance(self.stages, str) or not isinstance(self.stages, tuple | list):
-            raise VpetlError(f"{self.name}.stages: must be a list of stages, got {self.stages!r}")
-        for stage in self.stages:
-            check_whole_number(f"{self.name}.stages", stage, at_least=1)
-        object.__setattr__(self, "stages", tuple(sorted(set(self.stages))))
+        if isinstance(numbers, str) or not isinstance(numbers, tuple | list):
+            raise VpetlError(f"{self.name}.{key}: must be a list of {key}, got {numbers!r}")
+        for number in numbers:
+            check_whole_number(f"{self.name}.{key}", number, at_least=1)
+        object.__setattr__(self, key, tuple(sorted(set(numbers))))
 
     @property
     def is_empty(self) -> bool:
         """Whether these settings train nothing anywhere."""
-        return self.stages == ()
+        return () in (self.stages, self.blocks)
 
     def check(self, arch: Arch) -> None:
-        """Raise a VpetlError if a stage does not exist."""
-        for stage in self.stages or ():
-            if stage > arch.num_stages:
-                raise VpetlError(
-                    f"{self.name}.stages: stage {stage} does not exist; "
-                    f"{arch.name} has stages 1 to {arch.num_stages}"
-                )
+        """Raise a VpetlError if a stage or block does not exist."""
+        numbers = {"stage": arch.num_stages, "block": len(block_sites(arch))}
+        for what, last in numbers.items():
+            for number in getattr(self, f"{what}s") or ():
+                if number > last:
+                    raise VpetlError(
+                        f"{self.name}.{what}s: {what} {number} does not exist; "
+                        f"{arch.name} has {what}s 1 to {last}"
+                    )
 
-    def canonical(self, arch: Arch) -> Self:
-        """With `stages` left out where it names them all."""
-        is_all = len(self.stages_of(arch)) == arch.num_stages
-        return replace(self, stages=None if is_all else self.stages)
+    def chosen_blocks(self, arch: Arch) -> list[BlockSite]:
+        """Every block of the stages and blocks that are named."""
+        return [
+            site
+            for site in block_sites(arch)
+            if (self.stages is None or site.stage in self.stages)
+            and (self.blocks is None or site.index + 1 in self.blocks)
+        ]
+
+    @abstractmethod
+    def places(self, arch: Arch) -> Places:
+        """Tell where something is trained."""
 
     def stages_of(self, arch: Arch) -> frozenset[int]:
         """Name the stages in which something is trained."""
-        if self.is_empty:
-            return frozenset()
-        return frozenset(range(1, arch.num_stages + 1) if self.stages is None else self.stages)
+        return self.places(arch).stages(arch)
+
+    def unplaced(self) -> Self:
+        """Give the same settings without a word on where."""
+        return replace(self, stages=None, blocks=None)
+
+    def at(self, places: Places, arch: Arch) -> list[Self]:
+        """Write these settings at exactly these places in one way, most often as one config.
+
+        Whole stages are written as stages. It takes two configs where a stage is meant with what
+        is outside of its blocks, and of another stage some blocks. Of a stage of which that is
+        meant and not all blocks, the others are named too: nothing else can say it, and it comes
+        only of what full tuning has been taken from.
+        """
+        unplaced = self.unplaced()
+        everywhere = unplaced.places(arch)
+        whole: list[int] = []
+        blocks: set[int] = set()
+        for stage in sorted(places.stages(arch)):
+            here = places.in_stage(stage, arch)
+            if here.edges or here == everywhere.in_stage(stage, arch):
+                whole.append(stage)
+            else:
+                blocks |= here.blocks
+        if blocks and not places.edges:
+            whole, blocks = [], set(places.blocks)
+        is_all = len(whole) == arch.num_stages
+        parts = [replace(unplaced, stages=None if is_all else tuple(whole))] if whole else []
+        return parts + ([replace(unplaced, blocks=tuple(blocks))] if blocks else [])
 
     @abstractmethod
     def count(self, arch: Arch) -> dict[str, int]:
@@ -150,7 +199,7 @@ class StageMethod(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class BlockMethod(StageMethod):
-    """A method that puts branches into every block of the chosen stages."""
+    """A method that puts branches into every block that is chosen."""
 
     @abstractmethod
     def count_block(self, site: BlockSite) -> int:
@@ -171,7 +220,7 @@ class BlockMethod(StageMethod):
         return parts
 
     def place(self, model: Backbone, seed: int) -> Iterator[Placement]:
-        """Put branches into the blocks of the chosen stages."""
+        """Put branches into the chosen blocks."""
         chosen = set(self.sites(model.arch))
         for site, block in model.block_modules():
             if site in chosen:
@@ -183,8 +232,11 @@ class BlockMethod(StageMethod):
 
     def sites(self, arch: Arch) -> list[BlockSite]:
         """Every block that gets the method."""
-        stages = self.stages_of(arch)
-        return [site for site in arch.blocks() if site.stage in stages]
+        return [] if self.is_empty else self.chosen_blocks(arch)
+
+    def places(self, arch: Arch) -> Places:
+        """Tell where something is trained."""
+        return Places.of(site.index + 1 for site in self.sites(arch))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -217,17 +269,25 @@ class OwnMethod(StageMethod):
 
     @abstractmethod
     def trains(self, tensor: OwnTensor) -> bool:
-        """Whether it trains this tensor, in a stage that is chosen."""
+        """Whether it trains this tensor, where it is placed."""
 
     def own_tensors(self, arch: Arch) -> list[OwnTensor]:
-        """Every tensor that is trained."""
-        stages = super().stages_of(arch)
-        tensors = _own_tensors(arch)
-        return [tensor for tensor in tensors if tensor.stage in stages and self.trains(tensor)]
+        """Every tensor that is trained; where blocks are named, only tensors inside of them."""
+        return [
+            tensor
+            for tensor in own_tensors(arch)
+            if (self.stages is None or tensor.stage in self.stages)
+            and (self.blocks is None or tensor.block in self.blocks)
+            and self.trains(tensor)
+        ]
 
-    def stages_of(self, arch: Arch) -> frozenset[int]:
-        """Name the stages in which something is trained."""
-        return frozenset(tensor.stage for tensor in self.own_tensors(arch))
+    def places(self, arch: Arch) -> Places:
+        """Tell where something is trained."""
+        tensors = self.own_tensors(arch)
+        return Places.of(
+            (tensor.block for tensor in tensors if tensor.block is not None),
+            (tensor.stage for tensor in tensors if tensor.block is None),
+        )
 
     def count(self, arch: Arch, *, but: Collection[str] = ()) -> dict[str, int]:
         """Trainable parameters by stage, without the tensors that are named in `but`."""
@@ -246,18 +306,10 @@ class OwnMethod(StageMethod):
                 yield Unfrozen(name=f"backbone.{name}", stage=stages[name], parameter=parameter)
 
 
-@lru_cache(maxsize=8)
-def _own_tensors(arch: Arch) -> tuple[OwnTensor, ...]:
-    return arch.own_tensors()
-
-
-def at_stages(method: M, stages: tuple[int, ...] | None) -> M:
-    """Put the same method into other stages, if it has any to choose."""
-    return replace(method, stages=stages) if isinstance(method, StageMethod) else method
-
-
 def method_to_dict(method: Method) -> dict[str, Any]:
-    """JSON-able: the method's name and every setting."""
+    """JSON-able: the method's name and every setting; `blocks` only where some are named."""
     values = {f.name: getattr(method, f.name) for f in fields(method)}  # type: ignore[arg-type]
+    if values["blocks"] is None:
+        del values["blocks"]  # configs from before there were blocks keep their keys
     plain = {key: list(v) if isinstance(v, tuple) else v for key, v in values.items()}
     return {"name": method.name, **plain}

@@ -128,6 +128,8 @@ class PrefixSection(MethodSection):
     d_middle: Width = Field(
         description="Width between the two layers that lead to keys, and to values."
     )
+    scale: Scale = _field("Factor on keys and values: a number, or learned.", default=1.0)
+    activation: Activation = _activation("tanh", "Between the two layers.")
 
 
 class PromptSection(MethodSection):
@@ -140,6 +142,7 @@ class PromptSection(MethodSection):
     way: Annotated[Domain, Searched(Word(options=WAYS))] = _field(
         "prepend: in front of a window's tokens. overlap: in place of the first.", default="prepend"
     )
+    scale: Scale = _field("Factor behind the norm: a number, or learned.", default=1.0)
 
 
 class PattConcatSection(MethodSection):

@@ -77,8 +77,8 @@ METHOD_FIELDS: Mapping[str, MethodFields] = {
     "adapter": _method_fields("adapter", counted="d_bottle scale"),
     "st_adapter": _method_fields("st_adapter", counted="d_bottle kernel scale"),
     "lora": _method_fields("lora", "targets", "targets rank alpha"),
-    "prefix": _method_fields("prefix", counted="num_tokens d_middle"),
-    "prompt": _method_fields("prompt", counted="num_tokens depth"),
+    "prefix": _method_fields("prefix", counted="num_tokens d_middle scale"),
+    "prompt": _method_fields("prompt", counted="num_tokens depth scale"),
     "patt_concat": _method_fields("patt_concat", counted="d_bottle scale"),
     "patt_no_z": _method_fields("patt_no_z", "targets", "targets d_bottle scale num_tokens"),
     "position": _method_fields("position", "kinds", "kinds"),
@@ -375,6 +375,7 @@ def _method_defaults(method: MethodFields, arch: Arch) -> dict[str, Domain | Non
     every_stage = tuple(range(1, arch.num_stages + 1))
     defaults: dict[str, Domain | None] = dict.fromkeys(method.gates)
     defaults.update(_field_defaults(method.config))
+    del defaults["blocks"]  # a space has that path only where it is given
     return {**defaults, "enabled": Fixed(value=True), "stages": Fixed(value=every_stage)}
 
 

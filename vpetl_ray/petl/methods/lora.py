@@ -9,7 +9,13 @@ from torch import Tensor, nn
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import BlockSite
-from vpetl_ray.petl.bottleneck import LEARNED, Scale, add_up_projection, check_scale
+from vpetl_ray.petl.bottleneck import (
+    LEARNED,
+    Scale,
+    add_up_projection,
+    check_scale,
+    make_scale,
+)
 from vpetl_ray.petl.checks import check_names, check_whole_number
 from vpetl_ray.petl.method import Block, BlockMethod, Branch
 
@@ -116,11 +122,7 @@ class LowRank(nn.Module):
         down = torch.empty(len(targets) * rank, layer.in_features)
         self.down = nn.Parameter(down.uniform_(-bound, bound, generator=generator))
         self.up = nn.Parameter(torch.zeros(len(targets), width, rank))
-        self.factor: float | nn.Parameter
-        if factor == LEARNED:
-            self.factor = nn.Parameter(torch.tensor(1.0))
-        else:
-            self.factor = float(factor)
+        self.factor = make_scale(factor, learned_start=1.0)
 
     def forward(self, x: Tensor, y: Tensor) -> Tensor:
         """(..., inputs), (..., outputs) of the layer to (..., outputs); y is overwritten."""

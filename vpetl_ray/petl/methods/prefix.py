@@ -4,6 +4,7 @@ The paper gives d_middle and not the number of tokens. One set of learned tokens
 Linear-Tanh-Linear for keys and one for values, comes to its two counts with 17 tokens.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -11,8 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from vpetl_ray.models.arch import BlockSite
-from vpetl_ray.petl.checks import check_whole_number
+from vpetl_ray.petl.bottleneck import LEARNED, Scale, check_scale, make_scale
+from vpetl_ray.petl.checks import check_choice, check_whole_number
 from vpetl_ray.petl.method import Block, SeamMethod
+
+DEFAULT_SCALE = 1.0
+"""Equation (5) has none; a learned scale starts there."""
+_ACTIVATIONS: Mapping[str, type[nn.Module]] = {"relu": nn.ReLU, "gelu": nn.GELU, "tanh": nn.Tanh}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,16 +32,22 @@ class PrefixConfig(SeamMethod):
     """Learned tokens a block."""
     d_middle: int
     """Width between the two linear layers."""
+    scale: Scale = DEFAULT_SCALE
+    """Factor on these keys and values: a number, or `learned`, which trains one number a block."""
+    activation: str = "tanh"
+    """relu, gelu or tanh."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole_number("prefix.num_tokens", self.num_tokens, at_least=1)
         check_whole_number("prefix.d_middle", self.d_middle, at_least=1)
+        check_scale("prefix.scale", self.scale)
+        check_choice("prefix.activation", self.activation, tuple(_ACTIVATIONS))
 
     def count_block(self, site: BlockSite) -> int:
-        """N d for the tokens, 2 d m + m + d for keys and again for values."""
+        """N d for the tokens, 2 d m + m + d for keys and for values each, 1 for a learned scale."""
         layers = 2 * site.dim * self.d_middle + self.d_middle + site.dim
-        return self.num_tokens * site.dim + 2 * layers
+        return self.num_tokens * site.dim + 2 * layers + (1 if self.scale == LEARNED else 0)
 
     def seam(self, block: Block) -> nn.ModuleList:
         """Where keys and values of further tokens come from."""
@@ -43,34 +55,41 @@ class PrefixConfig(SeamMethod):
 
     def build(self, site: BlockSite, generator: torch.Generator) -> nn.Module:
         """Build the branch for one block."""
-        return Prefix(site.dim, self.num_tokens, self.d_middle, generator)
+        return Prefix(self, site.dim, generator)
 
 
 class Prefix(nn.Module):
-    """Learned tokens, and the way from them to keys and to values; all starts random."""
+    """Learned tokens, and the way from them to keys and to values; all starts random.
 
-    def __init__(
-        self, dim: int, num_tokens: int, d_middle: int, generator: torch.Generator
-    ) -> None:
+    Args:
+        config: how many tokens, how wide, how strong.
+        dim: channels of keys and values.
+        generator: draws every weight.
+
+    """
+
+    def __init__(self, config: PrefixConfig, dim: int, generator: torch.Generator) -> None:
         super().__init__()
-        self.tokens = nn.Parameter(torch.empty(num_tokens, dim).normal_(generator=generator))
-        self.keys = _layers(dim, d_middle, generator)
-        self.values = _layers(dim, d_middle, generator)
+        tokens = torch.empty(config.num_tokens, dim).normal_(generator=generator)
+        self.tokens = nn.Parameter(tokens)
+        self.keys = _layers(dim, config, generator)
+        self.values = _layers(dim, config, generator)
+        self.scale = make_scale(config.scale, DEFAULT_SCALE)
 
     def forward(self, z_WNC: Tensor) -> Tensor:
         """Keys and values (1, P, 2C), the same for every window."""
-        return torch.cat((self.keys(self.tokens), self.values(self.tokens)), -1)[None]
+        return torch.cat((self.keys(self.tokens), self.values(self.tokens)), -1)[None] * self.scale
 
 
-def _layers(dim: int, d_middle: int, generator: torch.Generator) -> nn.Sequential:
+def _layers(dim: int, config: PrefixConfig, generator: torch.Generator) -> nn.Sequential:
     # On "meta" first: the constructor would draw from the global generator.
     down, up = (
         nn.Linear(*widths, device="meta").to_empty(device="cpu")
-        for widths in ((dim, d_middle), (d_middle, dim))
+        for widths in ((dim, config.d_middle), (config.d_middle, dim))
     )
     with torch.no_grad():
         for layer in (down, up):
             bound = layer.in_features**-0.5
             layer.weight.uniform_(-bound, bound, generator=generator)
             layer.bias.zero_()
-    return nn.Sequential(down, nn.Tanh(), up)
+    return nn.Sequential(down, _ACTIVATIONS[config.activation](), up)

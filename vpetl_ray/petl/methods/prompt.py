@@ -6,19 +6,24 @@ windows of changing width has no one meaning.)
 """
 
 from collections.abc import Iterator
-from dataclasses import dataclass
-from typing import ClassVar, Literal
+from dataclasses import dataclass, replace
+from itertools import groupby
+from typing import ClassVar, Literal, Self
 
 import torch
 from torch import Tensor, nn
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.petl.bottleneck import LEARNED, Scale, check_scale, make_scale
 from vpetl_ray.petl.checks import check_choice, check_whole_number
 from vpetl_ray.petl.method import Arch, Block, BlockMethod, Branch
+from vpetl_ray.petl.places import Places
 
 DEPTHS = ("deep", "shallow")
 WAYS = ("prepend", "overlap")
+DEFAULT_SCALE = 1.0
+"""Equation (8) has none; a learned scale starts there."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,15 +36,19 @@ class PromptConfig(BlockMethod):
     num_tokens: int
     """Learned tokens a block."""
     depth: Literal["deep", "shallow"] = "deep"
-    """In every block, or in the first of each chosen stage (stages [1]: of the network)."""
+    """In every block, or in the first of each stage (stages [1]: of the network); of the chosen
+    blocks, where blocks are named."""
     way: Literal["prepend", "overlap"] = "prepend"
     """In front of each window's tokens, or in place of the first of them, behind a class token."""
+    scale: Scale = DEFAULT_SCALE
+    """Factor on what the block's norm makes of them: a number, or `learned`, one a block."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         check_whole_number("prompt.num_tokens", self.num_tokens, at_least=1)
         check_choice("prompt.depth", self.depth, DEPTHS)
         check_choice("prompt.way", self.way, WAYS)
+        check_scale("prompt.scale", self.scale)
 
     def check(self, arch: Arch) -> None:
         """Raise a VpetlError if a stage does not exist, or prompts leave nothing of a window."""
@@ -54,11 +63,26 @@ class PromptConfig(BlockMethod):
     def sites(self, arch: Arch) -> list[BlockSite]:
         """Every block that gets prompts."""
         sites = super().sites(arch)
-        return sites if self.depth == "deep" else [site for site in sites if site.block == 1]
+        if self.depth == "deep":
+            return sites
+        return [next(group) for _, group in groupby(sites, key=lambda site: site.stage)]
+
+    def unplaced(self) -> Self:
+        """Give the same settings without a word on where, which the depth is as well."""
+        return replace(self, depth="deep", stages=None, blocks=None)
+
+    def at(self, places: Places, arch: Arch) -> list[Self]:
+        """Write these settings at exactly these places, as shallow ones where they are."""
+        whole_stages = Places.of(edges=places.stages(arch))
+        for settings in super().at(whole_stages, arch):
+            shallow = replace(settings, depth="shallow")
+            if shallow.places(arch) == places:
+                return [shallow]
+        return super().at(places, arch)
 
     def count_block(self, site: BlockSite) -> int:
-        """N d."""
-        return self.num_tokens * site.dim
+        """N d, and 1 for a learned scale."""
+        return self.num_tokens * site.dim + (1 if self.scale == LEARNED else 0)
 
     def branches(
         self, site: BlockSite, block: Block, generator: torch.Generator
@@ -73,7 +97,7 @@ class PromptConfig(BlockMethod):
             name=self.branch_name(site),
             stage=site.stage,
             seam=block.attn.kv_branches if is_prepended else block.attn.token_branches,
-            module=kind(tokens, block, site.class_tokens),
+            module=kind(tokens, block, site.class_tokens, self.scale),
         )
 
 
@@ -89,19 +113,21 @@ class Prompt(nn.Module):
         tokens_PC: where they start.
         block: the block that they belong to, which is no part of this module.
         class_tokens: how many tokens, the first, are never replaced.
+        scale: factor behind the norm.
 
     """
 
-    def __init__(self, tokens_PC: Tensor, block: Block, class_tokens: int) -> None:
+    def __init__(self, tokens_PC: Tensor, block: Block, class_tokens: int, scale: Scale) -> None:
         super().__init__()
         self.tokens = nn.Parameter(tokens_PC)
+        self.scale = make_scale(scale, DEFAULT_SCALE)
         self.class_tokens = class_tokens
         self._block = (block,)  # in a tuple: it must not become a submodule
 
     def normed(self) -> Tensor:
         """(P, C) as attention gets them."""
         tokens_PC: Tensor = self._block[0].norm1(self.tokens)
-        return tokens_PC
+        return tokens_PC * self.scale
 
 
 class PrependedPrompt(Prompt):
