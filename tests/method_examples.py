@@ -61,7 +61,7 @@ EXAMPLES: dict[str, MethodConfig] = {
         targets=("k", "v"), d_bottle=2, stages=(2, 3), blocks=(1, 6)
     ),
     "prompt shallow blocks 2 5 6": PromptConfig(
-        num_tokens=2, depth="shallow", scale="learned", blocks=(2, 5, 6)
+        num_tokens=20, depth="shallow", scale="learned", blocks=(2, 5, 6)
     ),
     "bitfit blocks 1 5": BitFitConfig(blocks=(1, 5)),
     "bitfit with rel_pos stages 1 3": BitFitConfig(rel_pos=True, stages=(1, 3)),
