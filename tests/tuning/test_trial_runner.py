@@ -1,5 +1,8 @@
 """The real runner without Ray: one worker's backbone, a real clip store, a task at a time."""
 
+import json
+from dataclasses import replace
+
 import av
 import numpy as np
 import pytest
@@ -133,6 +136,38 @@ def test_a_finished_trial_is_measured_on_the_test_split_once(runner):
     assert output.metrics["num_clips"] == 4
     assert output.metrics["top1"] == 100.0  # light or dark: four epochs are enough for that
     runner.close()
+
+
+def test_the_views_of_a_clip_are_measured_where_that_is_asked_for(groups, runner):
+    _, result = train(runner, WIDE)
+    task = make_task("t0001.test", config(WIDE), kind="evaluate_views", start_state=result)
+    runner.start(task)
+    metrics = runner.run_epoch().metrics
+    runner.close()
+    assert metrics["num_views"] == 1  # stored as small as they are seen
+    assert (metrics["views_top1"], metrics["views_loss"]) == (metrics["top1"], metrics["loss"])
+    cut = replace(groups.payload, view=replace(groups.payload.view, size=8))
+    other = groups.make_runner(cut, runner._context)
+    other.start(task)
+    metrics = other.run_epoch().metrics
+    assert metrics["num_views"] == 3
+    assert metrics["views_loss"] != metrics["loss"]
+
+
+@pytest.mark.parametrize("train_crop", ["centre", "random"])
+def test_a_task_may_bring_its_own_seed(groups, runner, train_crop):
+    views = replace(groups.payload.view, train_crop=train_crop)
+    theirs = replace(groups.payload, view=views)
+    same = train(groups.make_runner(theirs, runner._context), WIDE, seed=5)
+    ours = groups.make_runner(replace(theirs, seed=5), runner._context)
+    assert train(ours, WIDE)[0] == same[0]
+    assert train(ours, WIDE, seed=6)[0] != same[0]
+    assert json.loads(read_metadata(same[1])["extra"])["seed"] == 5
+
+
+def read_metadata(result):
+    length = int.from_bytes(result[:8], "little")
+    return json.loads(result[8 : 8 + length])["__metadata__"]
 
 
 def test_after_a_task_that_could_not_start_the_next_one_runs(runner):

@@ -13,7 +13,8 @@ from typing import Any, Literal, TypeAlias
 DispatcherHandle: TypeAlias = Any
 """The handle of a running `DispatcherActor`, whose methods Ray adds `.remote` to."""
 
-TaskKind = Literal["train", "evaluate"]
+TaskKind = Literal["train", "evaluate", "evaluate_views"]
+"""evaluate: on the test split, once. evaluate_views: besides, over all views of each clip."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,6 +33,8 @@ class Task:
     kind: TaskKind = "train"
     start_state: bytes | None = field(default=None, repr=False)
     """train: the checkpoint to go on from. evaluate: the trainable tensors to measure."""
+    seed: int | None = None
+    """In place of the groups' own."""
 
     @property
     def config(self) -> Any:
@@ -46,6 +49,7 @@ def make_task(
     until_epoch: int = 1,
     kind: TaskKind = "train",
     start_state: bytes | None = None,
+    seed: int | None = None,
 ) -> Task:
     """Build a `Task` and pack its config."""
     return Task(
@@ -54,6 +58,7 @@ def make_task(
         until_epoch=until_epoch,
         kind=kind,
         start_state=start_state,
+        seed=seed,
     )
 
 

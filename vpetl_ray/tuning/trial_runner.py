@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import ViewSpec
+from vpetl_ray.data.stored_clips import StoredClips
 from vpetl_ray.errors import CheckpointError
 from vpetl_ray.models.arch import Arch
 from vpetl_ray.models.backbone import Backbone
@@ -23,7 +24,7 @@ from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
 from vpetl_ray.petl.adapter_file import describe_adapter
 from vpetl_ray.petl.attach import HEAD, Attached, attach
-from vpetl_ray.training.evaluation import evaluate
+from vpetl_ray.training.evaluation import evaluate, evaluate_views
 from vpetl_ray.training.features import DEFAULT_MAX_BYTES, FeatureCache
 from vpetl_ray.training.loop import FineTuning
 from vpetl_ray.tuning.messages import Task
@@ -43,7 +44,7 @@ class FineTuningSetup:
     """Folder of the clip store, as every node sees it."""
     view: ViewSpec
     seed: int
-    """Of data order, views and every initial value."""
+    """Of data order, views and every initial value, where a task does not bring its own."""
     feature_bytes: int = DEFAULT_MAX_BYTES
     """Memory that one worker may use for features of the frozen part."""
 
@@ -74,6 +75,7 @@ class FineTuningRunner:
 
     def __init__(self, setup: FineTuningSetup, context: WorkerContext) -> None:
         store = ClipStore.open(setup.clip_store)
+        self._store = store
         self._train = store.split("train", setup.view, seed=setup.seed)
         self._val = store.split("val", setup.view, seed=setup.seed)
         self._test = store.split("test", setup.view, seed=setup.seed)
@@ -84,6 +86,8 @@ class FineTuningRunner:
         self._setup = setup
         self._context = context
         self._trial_id = ""
+        self._seed = setup.seed
+        self._with_views = False
         self._config: TrialConfig | None = None
         self._attached: Attached | None = None
         self._tuning: FineTuning | None = None
@@ -92,18 +96,20 @@ class FineTuningRunner:
         """Attach the task's config, and put back what it comes with."""
         config: TrialConfig = task.config
         self._trial_id, self._config = task.trial_id, config
-        attached = attach(self._model, config.petl, seed=self._setup.seed)
+        self._seed = self._setup.seed if task.seed is None else task.seed
+        attached = attach(self._model, config.petl, seed=self._seed)
         self._attached = attached
-        if task.kind == "evaluate":
+        if task.kind != "train":
+            self._with_views = task.kind == "evaluate_views"
             attached.load_state_dict(_unpack_tensors(task))
             return
         self._tuning = FineTuning(
             self._model,
             attached,
-            self._train,
+            self._train_clips(),
             self._val,
             config.recipe,
-            seed=self._setup.seed,
+            seed=self._seed,
             rank=self._context.rank,
             world_size=self._context.world_size,
             features=self._features,
@@ -133,7 +139,7 @@ class FineTuningRunner:
 
         if self._tuning is None or self._attached is None:
             return b""
-        facts = {"trial": self._trial_id, "seed": self._setup.seed, "classes": self._classes}
+        facts = {"trial": self._trial_id, "seed": self._seed, "classes": self._classes}
         header = describe_adapter(self._attached, facts, backbone_hash=self._backbone_hash)
         self._backbone_hash = header["backbone"]
         return save(self._attached.state_dict(), metadata=header)
@@ -144,18 +150,31 @@ class FineTuningRunner:
             self._attached.detach()
         self._attached = self._tuning = self._config = None
 
+    def _train_clips(self) -> StoredClips:
+        """Give the training clips, which differ by seed only where they are augmented.
+
+        Where they are not, one source for all seeds: the features of the frozen part are kept by it.
+        """
+        if self._train.fixed_views or self._seed == self._setup.seed:
+            return self._train
+        return self._store.split("train", self._setup.view, seed=self._seed)
+
     def _evaluate(self) -> EpochOutput:
         assert self._config is not None
         recipe = self._config.recipe
-        found = evaluate(
-            self._model,
-            self._test,
-            batch_size=recipe.eval_batch_size,
-            precision=recipe.precision,
-            rank=self._context.rank,
-            world_size=self._context.world_size,
-        )
+        how: dict[str, Any] = {
+            "batch_size": recipe.eval_batch_size,
+            "precision": recipe.precision,
+            "rank": self._context.rank,
+            "world_size": self._context.world_size,
+        }
+        found = evaluate(self._model, self._test, **how)
         metrics = {"top1": found.top1, "loss": found.loss, "num_clips": found.num_clips}
+        if self._with_views:
+            num_views = self._test.num_views
+            # The one view is the centre.
+            several = evaluate_views(self._model, self._test, **how) if num_views > 1 else found
+            metrics |= {"views_top1": several.top1, "views_loss": several.loss, "num_views": num_views}
         return EpochOutput(epoch=0, metrics=metrics, is_last=True)
 
 
