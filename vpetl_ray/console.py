@@ -5,10 +5,8 @@ from __future__ import annotations
 import time
 from collections import Counter
 from collections.abc import Callable, Sequence
-from types import TracebackType
 
 from rich.console import Console, Group, RenderableType
-from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
@@ -16,11 +14,10 @@ from rich.text import Text
 from vpetl_ray.results.front import front_of
 from vpetl_ray.results.labels import trial_label
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
+from vpetl_ray.stage_display import StageDisplay, clock_label, percent_label
 
 MAX_FRONT_ROWS = 8
 """The front is cut to this many rows while the search runs, so that the table keeps its height."""
-SECONDS_PER_PLAIN_LINE = 10.0
-"""Without a terminal: the least time between two lines that only say how far the search is."""
 
 
 def front_table(front: Sequence[TrialRecord], *, title: str | None = None) -> Table:
@@ -36,25 +33,14 @@ def front_table(front: Sequence[TrialRecord], *, title: str | None = None) -> Ta
     table.add_column("seconds", justify="right")
     for record in front:
         cells = [record.id, trial_label(record), f"{record.trainable_params:,}"]
-        cells.append(_percent(record.top1))
+        cells.append(percent_label(record.top1))
         if has_test:
-            cells.append(_percent(record.test_top1))
+            cells.append(percent_label(record.test_top1))
         table.add_row(*cells, f"{record.seconds:.1f}")
     return table
 
 
-def _percent(value: float | None) -> str:
-    return "-" if value is None else f"{value:.1f}"
-
-
-def clock_label(seconds: float) -> str:
-    """`3:07` or `2:03:07`."""
-    minutes, rest = divmod(round(max(0.0, seconds)), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02d}:{rest:02d}" if hours else f"{minutes}:{rest:02d}"
-
-
-class SearchDisplay:
+class SearchDisplay(StageDisplay):
     """Watches a search (see `tuning.searcher.SearchObserver`) and shows where it is.
 
     Args:
@@ -72,58 +58,19 @@ class SearchDisplay:
         num_trials: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._console = console
-        self._name = name
+        super().__init__(console, name=name, clock=clock)
         self._num_trials = num_trials
         self._num_groups = 0
         self._records: list[TrialRecord] = []
         self._num_before = 0
-        self._clock = clock
-        self._started_at = clock()
         self._first_start: float | None = None
-        self._last_line = 0.0
-        self._stage = "starting"
-        self._progress = ""
         self._running: dict[str, EpochRow | None] = {}
-        self._live = (
-            Live(get_renderable=self._render, console=console, refresh_per_second=2)
-            if console.is_terminal
-            else None
-        )
-
-    def __enter__(self) -> SearchDisplay:
-        if self._live:
-            self._live.start()
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        if self._live:
-            self._live.stop()
 
     def begin(self, records: Sequence[TrialRecord], num_groups: int) -> None:
         """Trials can be run from now on; `records` are those of an earlier run."""
         self._records = list(records)
         self._num_before = self._num_trained()
         self._num_groups = num_groups
-
-    def stage(self, text: str) -> None:
-        """Say what is being waited for while no trial runs."""
-        self._stage, self._progress = text, ""
-        if not self._live:
-            self.note(f"{self._name}: {text}")
-
-    def progress(self, what: str, num_done: int, num_total: int) -> None:
-        """Say how far the stage is."""
-        self._progress = f", {what} {num_done:,} of {num_total:,}"
-
-    def note(self, text: str) -> None:
-        """Say something that stays on the screen."""
-        self._console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def on_start(self, trial_id: str, trainable_params: int, name: str | None) -> None:
         """See `SearchObserver.on_start`."""
@@ -143,14 +90,12 @@ class SearchDisplay:
             self._print_line(record)
 
     def _print_line(self, record: TrialRecord) -> None:
-        is_trained = record.state is not TrialState.INFEASIBLE
-        if not is_trained and self._clock() - self._last_line < SECONDS_PER_PLAIN_LINE:
-            return
-        self._last_line = self._clock()
-        result = f"top-1 {_percent(record.top1)} %" if record.top1 is not None else record.reason
-        self.note(
+        has_result = record.top1 is not None
+        result = f"top-1 {percent_label(record.top1)} %" if has_result else record.reason
+        self._line(
             f"[{self._num_trained()}/{self._num_trials}] {record.id} {record.state.value}: "
-            f"{trial_label(record)}, {record.trainable_params:,} parameters, {result}"
+            f"{trial_label(record)}, {record.trainable_params:,} parameters, {result}",
+            is_minor=record.state is TrialState.INFEASIBLE,
         )
 
     def _num_trained(self) -> int:
@@ -169,12 +114,9 @@ class SearchDisplay:
         return Group(*parts)
 
     def _headline(self) -> Text:
-        text = Text(self._name, style="bold")
-        elapsed = clock_label(self._clock() - self._started_at)
-        text.append(f"  {elapsed} elapsed", style="not bold")
         if not self._running:
-            text.append(f"  {self._stage}{self._progress}", style="italic not bold")
-            return text
+            return super()._headline()
+        text = self._title()
         pace = self._trials_per_minute()
         if pace:
             left = (self._num_trials - self._num_trained()) / pace * 60.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,32 +9,29 @@ from pathlib import Path
 from rich.console import Console
 
 from vpetl_ray.console import SearchDisplay
-from vpetl_ray.data.clip_store import ClipStore
-from vpetl_ray.data.demo import DEMO_CHECKPOINT
-from vpetl_ray.data.prepare_store import prepare_store
-from vpetl_ray.data.store_files import BuildProgress
-from vpetl_ray.errors import SearchError, SpecError
+from vpetl_ray.job_steps import (
+    SECONDS_FOR_TRACKING,
+    connect,
+    prepare_clips,
+    setup_groups,
+    tracking_store,
+)
 from vpetl_ray.models.arch import count_backbone
 from vpetl_ray.results.environment import environment_facts
 from vpetl_ray.results.front import front_of
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.results.search_files import SearchFacts, SearchFiles
 from vpetl_ray.results.tracking import RunStatus, Tracker, TrackingInfo, TrackingReport
-from vpetl_ray.results.tracking_uri import store_in
 from vpetl_ray.results_folder import STUDY_FILE, claimed
 from vpetl_ray.spec.search_spec import SearchSpec, spaced
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
-from vpetl_ray.tuning.cluster import GroupPlan, free_nodes, plan_groups, ray_session
+from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.run import TrialsEnd, measure_test, run_trials
 from vpetl_ray.tuning.searcher import SearchObserver
 from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.trial_protocol import GroupSetup
-from vpetl_ray.tuning.trial_runner import FineTuningSetup, fine_tuning_groups
 from vpetl_ray.tuning.worker_group import start_groups
-
-SECONDS_FOR_TRACKING = 120.0
-"""How long the end of a search waits for MLflow to take what is still queued."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,54 +78,13 @@ class SearchJob:
         """
         with ExitStack() as stack:
             stack.enter_context(self._display)
-            store = self._prepare()
-            setup = self._setup_groups(store)
+            store = prepare_clips(self._spec.data_config(), self._display)
+            self._spec.check_budget(len(store.classes))
+            setup = setup_groups(self._spec, store)
             self._display.stage("starting Ray")
-            plan = self._connect(stack)
+            plan = connect(stack, self._spec, self._address)
             stack.enter_context(claimed(self._directory, self._spec))
             return self._search(stack, len(store.classes), setup, plan)
-
-    def _prepare(self) -> ClipStore:
-        self._display.stage("preparing the clips")
-
-        def show(progress: BuildProgress) -> None:
-            self._display.progress("decoding videos", progress.num_done, progress.num_videos)
-
-        prepared = prepare_store(self._spec.data_config(), progress=show)
-        for note in prepared.notes:
-            self._display.note(note)
-        if prepared.store.skipped:
-            names = ", ".join(Path(video.path).name for video in prepared.store.skipped[:5])
-            self._display.note(f"{len(prepared.store.skipped)} unreadable videos skipped: {names}")
-        self._spec.check_budget(len(prepared.store.classes))
-        return prepared.store
-
-    def _setup_groups(self, store: ClipStore) -> GroupSetup:
-        spec = self._spec
-        weights = DEMO_CHECKPOINT if spec.uses_demo_weights else Path(spec.backbone.weights)
-        setup = FineTuningSetup(
-            arch=spec.arch,
-            clip_store=str(store.path),
-            view=spec.data_config().view_spec(),
-            seed=spec.seed,
-        )
-        return fine_tuning_groups(setup, weights)
-
-    def _connect(self, stack: ExitStack) -> GroupPlan:
-        wanted = self._spec.resources
-        try:
-            stack.enter_context(ray_session(self._address))
-            return plan_groups(
-                free_nodes(),
-                num_groups=None if wanted.groups == "auto" else wanted.groups,
-                workers_per_group=wanted.workers_per_group,
-                cpus_per_worker=wanted.cpus_per_worker,
-                gpus_per_worker=None
-                if wanted.gpus_per_worker == "auto"
-                else wanted.gpus_per_worker,
-            )
-        except SearchError as error:
-            raise SpecError(str(error)) from error  # nothing was created yet
 
     def _search(
         self, stack: ExitStack, num_classes: int, setup: GroupSetup, plan: GroupPlan
@@ -218,11 +173,7 @@ class SearchJob:
 
     def _tracking_info(self, study: BudgetedStudy, num_classes: int) -> TrackingInfo:
         spec = self._spec
-        uri, artifacts = spec.tracking.uri, None
-        if uri == "auto":
-            uri = os.environ.get("MLFLOW_TRACKING_URI", "")
-        if not uri:
-            uri, artifacts = store_in(self._directory)
+        uri, artifacts = tracking_store(spec, self._directory)
         return TrackingInfo(
             search_id=study.search_id,
             name=spec.name,

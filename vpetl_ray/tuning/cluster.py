@@ -39,6 +39,7 @@ def plan_groups(
     nodes: Sequence[Mapping[str, float]],
     *,
     num_groups: int | None,
+    at_most: int | None = None,
     workers_per_group: int,
     cpus_per_worker: float,
     gpus_per_worker: float | None,
@@ -48,6 +49,7 @@ def plan_groups(
     Args:
         nodes: the `CPU` and `GPU` of each node, as `free_nodes` gives them.
         num_groups: how many are wanted; None for as many as fit.
+        at_most: more would find nothing to do.
         workers_per_group: a group's workers may be on different nodes.
         cpus_per_worker: at least 1 in practice; also its number of torch threads.
         gpus_per_worker: None for one if the cluster has GPUs, else none.
@@ -65,6 +67,8 @@ def plan_groups(
             f"resources: not one worker group of {size} fits: the cluster has {_total(nodes)}, "
             f"which is room for {slots} of {workers_per_group} workers"
         )
+    if at_most is not None:
+        num_groups = min(num_groups or fitting, at_most)
     planned = fitting if num_groups is None else min(num_groups, fitting)
     sentence = f"{planned} worker {'group' if planned == 1 else 'groups'} of {size}"
     if num_groups is not None and planned < num_groups:

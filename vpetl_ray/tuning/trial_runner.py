@@ -153,7 +153,7 @@ class FineTuningRunner:
     def _train_clips(self) -> StoredClips:
         """Give the training clips, which differ by seed only where they are augmented.
 
-        Where they are not, one source for all seeds: the features of the frozen part are kept by it.
+        Where they are not, one source serves all: features of the frozen part are kept by source.
         """
         if self._train.fixed_views or self._seed == self._setup.seed:
             return self._train
@@ -174,7 +174,11 @@ class FineTuningRunner:
             num_views = self._test.num_views
             # The one view is the centre.
             several = evaluate_views(self._model, self._test, **how) if num_views > 1 else found
-            metrics |= {"views_top1": several.top1, "views_loss": several.loss, "num_views": num_views}
+            metrics |= {
+                "views_top1": several.top1,
+                "views_loss": several.loss,
+                "num_views": num_views,
+            }
         return EpochOutput(epoch=0, metrics=metrics, is_last=True)
 
 

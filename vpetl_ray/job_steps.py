@@ -1,0 +1,96 @@
+"""What every door that trains does first: clips, backbone, cluster, and where MLflow keeps it."""
+
+from __future__ import annotations
+
+import os
+from contextlib import ExitStack
+from pathlib import Path
+
+from vpetl_ray.data.clip_store import ClipStore
+from vpetl_ray.data.config import DataConfig
+from vpetl_ray.data.demo import DEMO_CHECKPOINT
+from vpetl_ray.data.prepare_store import prepare_store
+from vpetl_ray.data.store_files import BuildProgress
+from vpetl_ray.errors import SearchError, SpecError
+from vpetl_ray.results.tracking_uri import store_in
+from vpetl_ray.spec.search_spec import SearchSpec
+from vpetl_ray.stage_display import StageDisplay
+from vpetl_ray.tuning.cluster import GroupPlan, free_nodes, plan_groups, ray_session
+from vpetl_ray.tuning.trial_protocol import GroupSetup
+from vpetl_ray.tuning.trial_runner import FineTuningSetup, fine_tuning_groups
+
+SECONDS_FOR_TRACKING = 120.0
+"""How long the end waits for MLflow to take what is still queued."""
+
+
+def prepare_clips(data: DataConfig, display: StageDisplay) -> ClipStore:
+    """Open the clip store, decoding what is missing, and say what is to be known about it.
+
+    Raises:
+        DataError: the videos are not there or cannot be read.
+    """
+    display.stage("preparing the clips")
+
+    def show(progress: BuildProgress) -> None:
+        display.progress("decoding videos", progress.num_done, progress.num_videos)
+
+    prepared = prepare_store(data, progress=show)
+    for note in prepared.notes:
+        display.note(note)
+    if prepared.store.skipped:
+        names = ", ".join(Path(video.path).name for video in prepared.store.skipped[:5])
+        display.note(f"{len(prepared.store.skipped)} unreadable videos skipped: {names}")
+    return prepared.store
+
+
+def setup_groups(spec: SearchSpec, store: ClipStore) -> GroupSetup:
+    """Read the backbone's weights for the worker groups.
+
+    Raises:
+        CheckpointError: they are not this architecture's.
+    """
+    weights = DEMO_CHECKPOINT if spec.uses_demo_weights else Path(spec.backbone.weights)
+    setup = FineTuningSetup(
+        arch=spec.arch,
+        clip_store=str(store.path),
+        view=spec.data_config().view_spec(),
+        seed=spec.seed,
+    )
+    return fine_tuning_groups(setup, weights)
+
+
+def connect(
+    stack: ExitStack, spec: SearchSpec, address: str | None, *, at_most: int | None = None
+) -> GroupPlan:
+    """Connect to the cluster until `stack` ends, and plan the groups that fit into it.
+
+    Args:
+        stack: ends the connection.
+        spec: for its resources.
+        address: of a Ray cluster, None for a private one.
+        at_most: groups that could be given work.
+
+    Raises:
+        SpecError: there is no cluster, or no group fits into it.
+    """
+    wanted = spec.resources
+    try:
+        stack.enter_context(ray_session(address))
+        return plan_groups(
+            free_nodes(),
+            num_groups=None if wanted.groups == "auto" else wanted.groups,
+            at_most=at_most,
+            workers_per_group=wanted.workers_per_group,
+            cpus_per_worker=wanted.cpus_per_worker,
+            gpus_per_worker=None if wanted.gpus_per_worker == "auto" else wanted.gpus_per_worker,
+        )
+    except SearchError as error:
+        raise SpecError(str(error)) from error  # nothing was created yet
+
+
+def tracking_store(spec: SearchSpec, directory: Path) -> tuple[str, str | None]:
+    """Tracking URI and artifact location; by default a store in the results folder."""
+    uri = spec.tracking.uri
+    if uri == "auto":
+        uri = os.environ.get("MLFLOW_TRACKING_URI", "")
+    return (uri, None) if uri else store_in(directory)
