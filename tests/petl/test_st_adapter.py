@@ -7,6 +7,7 @@ from vpetl_ray.models.build import build_model
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.methods import StAdapterConfig
+from vpetl_ray.petl.seeding import seeded
 
 T, H, W, C = 3, 2, 4, 6
 
@@ -67,3 +68,22 @@ def test_other_clip_sizes_work(name: str, size: tuple[int, int, int]):
         attach(model, PetlConfig(methods=(StAdapterConfig(d_bottle=2),)), seed=0)
         after = model.forward_prefix(video, model.arch.num_stages)
     assert torch.allclose(before, after, atol=1e-6)
+
+
+def test_gradient_of_the_kernel_in_bfloat16_is_that_of_float32():
+    """The CPU's own bfloat16 kernel leaves it unwritten on grids as small as a last stage's."""
+    torch.manual_seed(0)
+    module = StAdapterConfig(d_bottle=2).build(get_arch("swin3d_nano").blocks()[0], seeded(0))
+    torch.nn.init.normal_(module.up.weight)
+    z = torch.randn(8, 2, 4, 4, 32)
+    gradients = []
+    for is_rounded in (False, True):
+        module.zero_grad()
+        unwritten = [torch.full((size,), 1e30) for size in (64, 1000, 5000, 20000)]
+        del unwritten  # what the allocator hands out next
+        with torch.autocast("cpu", dtype=torch.bfloat16, enabled=is_rounded):
+            out = module(z, torch.zeros_like(z))
+        out.float().square().sum().backward()
+        gradients.append(module.conv.weight.grad.clone())
+    exact, rounded = gradients
+    assert (rounded - exact).norm() < 0.03 * exact.norm()

@@ -1,15 +1,33 @@
 """A backbone and clips small enough to train in a test; also imported by the DDP worker."""
 
+import sys
 from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 
 import torch
 from torch import Tensor
 
-from vpetl_ray.models.arch import SwinArch, ViTArch
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from method_examples import examples_for
+
+from vpetl_ray.models.arch import Arch, SwinArch, ViTArch
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.build import build_model
 from vpetl_ray.petl.config import PetlConfig
-from vpetl_ray.petl.methods import AdapterConfig, PattConfig
+from vpetl_ray.petl.methods import (
+    AdapterConfig,
+    BitFitConfig,
+    LoraConfig,
+    PattConcatConfig,
+    PattConfig,
+    PattNoZConfig,
+    PositionConfig,
+    PrefixConfig,
+    PromptConfig,
+    StAdapterConfig,
+)
 from vpetl_ray.training.recipe import Recipe
 
 NUM_CLASSES = 3
@@ -27,6 +45,33 @@ VIT = ViTArch(
     has_key_bias=False,
 )
 ARCHS = {"swin": ARCH, "vit": VIT}
+# Three stages, as the examples of methods want them, and one more kind of ViT.
+FAMILIES: dict[str, Arch] = {
+    "swin": replace(ARCH, depths=(2, 1, 1), num_heads=(2, 4, 4)),
+    "videomae": replace(VIT, depths=(1, 1, 1)),
+    "mae": replace(
+        VIT,
+        depths=(1, 1, 1),
+        patch_size=(1, 8, 8),
+        clip_size=(1, 16, 16),
+        positions="learned",
+        pooling="class",
+        has_class_token=True,
+        has_key_bias=True,
+    ),
+}
+MIX = PetlConfig(
+    methods=(
+        LoraConfig(targets=("q", "proj", "fc1", "fc2"), rank=2),
+        StAdapterConfig(d_bottle=2),
+        PrefixConfig(num_tokens=2, d_middle=3),
+        PromptConfig(num_tokens=2, way="overlap"),
+        PattConcatConfig(d_bottle=2),
+        PattNoZConfig(targets=("k", "v"), d_bottle=2),
+        PositionConfig(kinds=("norm1",)),
+        BitFitConfig(stages=(2,)),
+    )
+)
 BAPAT = PetlConfig(
     methods=(PattConfig(targets=("k", "v"), d_bottle=4), AdapterConfig(d_bottle=4, scale=1.0))
 )
@@ -70,3 +115,18 @@ class FakeViews(FakeClips):
         clips = self.clips[torch.as_tensor(indices)].clone()
         clips[:, number] = 0
         return clips
+
+
+def configs_for(family: str) -> dict[str, PetlConfig]:
+    """Name every method's examples that fit, and a mix of most of them."""
+    examples = examples_for(FAMILIES[family])
+    return {name: PetlConfig(methods=(method,)) for name, method in examples.items()} | {"mix": MIX}
+
+
+EVERY_METHOD = [(family, name) for family in FAMILIES for name in configs_for(family)]
+"""(family, name of a config) of everything that the contract tests train."""
+
+
+def family_model(family: str) -> Backbone:
+    torch.manual_seed(0)
+    return build_model(FAMILIES[family], NUM_CLASSES)

@@ -146,5 +146,19 @@ class StAdapter(Bottleneck):
         return torch.cat((alone.view(class_BND.shape), y_BND), 1)
 
     def _convolve(self, x_BTHWD: Tensor) -> Tensor:
-        y_BTHWD: Tensor = self.conv(x_BTHWD.permute(0, 4, 1, 2, 3)).permute(0, 2, 3, 4, 1)
-        return y_BTHWD.to(x_BTHWD.dtype)
+        """(B, T, H, W, D) to the same, in float32 whatever the autocast.
+
+        In bfloat16 on the CPU the gradient of a depth-wise kernel over few channels-last tokens
+        is memory that nobody has written (torch 2.15, oneDNN, a grid of 2 x 4 x 4 for instance).
+        """
+        conv = self.conv
+        assert conv.bias is not None
+        with torch.autocast(x_BTHWD.device.type, enabled=False):
+            y_BDTHW = nn.functional.conv3d(
+                x_BTHWD.float().permute(0, 4, 1, 2, 3),
+                conv.weight.float(),
+                conv.bias.float(),
+                padding=conv.padding,
+                groups=conv.groups,
+            )
+        return y_BDTHW.permute(0, 2, 3, 4, 1).to(x_BTHWD.dtype)
