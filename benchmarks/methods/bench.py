@@ -2,7 +2,7 @@
 
     python -m benchmarks.methods.bench [--only NAME ...]
 
-Every config is trained once at each of its two learning rates; the rate is chosen on the
+Every config is trained once at each of its one or two learning rates; the rate is chosen on the
 validation clips and test accuracy reported at that rate, one seed. Each run is appended to
 `results/runs.jsonl` as it ends, so that an interrupted benchmark goes on.
 """

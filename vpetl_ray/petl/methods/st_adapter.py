@@ -146,18 +146,19 @@ class StAdapter(Bottleneck):
         return torch.cat((alone.view(class_BND.shape), y_BND), 1)
 
     def _convolve(self, x_BTHWD: Tensor) -> Tensor:
-        """(B, T, H, W, D) to the same, in float32 whatever the autocast.
+        """(B, T, H, W, D) to the same, in float32 at least, whatever the autocast.
 
         In bfloat16 on the CPU the gradient of a depth-wise kernel over few channels-last tokens
-        is memory that nobody has written (torch 2.15, oneDNN, a grid of 2 x 4 x 4 for instance).
+        is memory that nobody has written (torch 2.15, a grid of 2 x 4 x 4 for instance).
         """
         conv = self.conv
         assert conv.bias is not None
+        dtype = torch.promote_types(x_BTHWD.dtype, torch.float32)
         with torch.autocast(x_BTHWD.device.type, enabled=False):
             y_BDTHW = nn.functional.conv3d(
-                x_BTHWD.float().permute(0, 4, 1, 2, 3),
-                conv.weight.float(),
-                conv.bias.float(),
+                x_BTHWD.to(dtype).permute(0, 4, 1, 2, 3),
+                conv.weight.to(dtype),
+                conv.bias.to(dtype),
                 padding=conv.padding,
                 groups=conv.groups,
             )
