@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from vpetl_ray.data.decoder import MakeDecoder
 from vpetl_ray.data.prepare_store import PreparedStore, prepare_store
 from vpetl_ray.data.store_files import BuildProgress
 from vpetl_ray.errors import VpetlError
@@ -39,54 +41,105 @@ def prepare(
         int | None,
         typer.Option(min=1, help="Decoder processes.", show_default="one for each core"),
     ] = None,
+    address: Annotated[
+        str | None,
+        typer.Option(
+            help="A Ray cluster to decode on, if it has more cores; RAY_ADDRESS is used, too.",
+            show_default="this machine",
+        ),
+    ] = None,
 ) -> None:
     """Decode the videos of a spec into the clip store that the search reads.
 
     A search does this by itself where it was not done before. A store that is there already is
-    checked and kept. Exit codes: 0 the store is ready; 2 the spec or the videos are wrong;
-    130 interrupted (nothing is left behind).
+    checked and kept. One that was broken off goes on from what was decoded. Exit codes: 0 the store
+    is ready; 2 the spec or the videos are wrong; 130 interrupted, the same command goes on.
     """
     console = Console()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
+    watch = _Watch()
     try:
         config = load_spec(spec, overrides or []).data_config()
-        with _progress(console) as watch:
-            prepared = prepare_store(config, num_processes=processes, progress=watch)
+        with _progress(console, watch):
+            prepared = prepare_store(
+                config,
+                num_processes=processes,
+                make_decoder=_decoder_of(address, processes),
+                progress=watch,
+            )
     except VpetlError as error:
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         raise typer.Exit(EXIT_INPUT) from None
     except KeyboardInterrupt:
-        Console(stderr=True).print("interrupted; nothing was kept")
+        Console(stderr=True).print(watch.last_words, markup=False, highlight=False)
         raise typer.Exit(EXIT_INTERRUPTED) from None
     _report(console, prepared)
+
+
+def _decoder_of(address: str | None, num_processes: int | None) -> MakeDecoder | None:
+    if not (address or os.environ.get("RAY_ADDRESS")):
+        return None  # and Ray, whose import takes seconds, is left alone
+    from vpetl_ray.tuning.ray_decode import cluster_decoder  # noqa: PLC0415
+
+    return cluster_decoder(address, num_processes=num_processes)
 
 
 class _Watch:
     """Shows a build's progress, from the first decoded video on with a bar."""
 
-    def __init__(self, progress: Progress) -> None:
+    def __init__(self) -> None:
+        self._progress: Progress | None = None
+        self._state: BuildProgress | None = None
+        self._start = 0.0
+
+    @property
+    def last_words(self) -> str:
+        """What is said of a build that was interrupted."""
+        if self._state is None:
+            return "interrupted before anything was decoded"
+        done, of = self._state.num_done, self._state.num_videos
+        return f"interrupted at {done:,} of {of:,} clips; the same command goes on from about there"
+
+    def begin(self, progress: Progress) -> None:
+        """Show progress here."""
         self._progress = progress
         # The demo draws its videos first, a large folder takes a while to list.
         self._task = progress.add_task("finding videos", total=None, speed="", size="", skipped="")
-        self._start: float | None = None
 
     def __call__(self, state: BuildProgress) -> None:
-        now = time.monotonic()
-        self._start = self._start or now
-        speed = (state.num_done - 1) / (now - self._start) if now > self._start else 0.0
+        assert self._progress is not None
+        is_first_new = self._state is None or self._state.num_done == self._state.num_before
+        self._state = state
+        new = state.num_done - state.num_before
+        if new and is_first_new:
+            self._begin_new(state)
+        seconds = time.monotonic() - self._start
+        speed = f"{(new - 1) / seconds:,.0f} clips/s" if new > 1 and seconds > 0 else ""
         self._progress.update(
             self._task,
-            description="decoding",
+            description=f"decoding, {state.place}" if new else "checking what was decoded before",
             total=state.num_videos,
             completed=state.num_done,
-            speed=f"{speed:,.0f} clips/s",
+            speed=speed,
             size=f"{state.num_bytes / 1e6:,.0f} MB",
             skipped=f"{state.num_skipped} skipped" if state.num_skipped else "",
         )
 
+    def _begin_new(self, state: BuildProgress) -> None:
+        """Start the clock: what was there already must not count as speed."""
+        assert self._progress is not None
+        self._start = time.monotonic()
+        self._progress.reset(self._task, total=state.num_videos, completed=state.num_before)
+        if state.num_before:
+            self._progress.console.print(_before(state), markup=False, highlight=False)
+
+
+def _before(state: BuildProgress) -> str:
+    return f"{state.num_before:,} of {state.num_videos:,} clips were decoded before"
+
 
 @contextmanager
-def _progress(console: Console) -> Iterator[_Watch]:
+def _progress(console: Console, watch: _Watch) -> Iterator[None]:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -97,7 +150,8 @@ def _progress(console: Console) -> Iterator[_Watch]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=console, transient=True) as progress:
-        yield _Watch(progress)
+        watch.begin(progress)
+        yield
 
 
 def _report(console: Console, prepared: PreparedStore) -> None:
@@ -117,8 +171,9 @@ def _report(console: Console, prepared: PreparedStore) -> None:
     table.add_row("classes", f"{len(store.classes):,}")
     table.add_row("size", f"{store.num_bytes / 1e6:,.1f} MB")
     if prepared.was_built:
-        speed = store.num_clips / prepared.seconds
-        table.add_row("decoded in", f"{prepared.seconds:.1f} s, {speed:,.0f} clips/s")
+        done = prepared.progress.num_done - prepared.progress.num_before
+        speed = f"{prepared.seconds:.1f} s, {done / prepared.seconds:,.0f} clips/s"
+        table.add_row("decoded in", f"{speed}, {prepared.progress.place}")
     else:
         table.add_row("decoded", "before; found whole")
     console.print(table)

@@ -107,22 +107,12 @@ def _search(
 
 
 def _print_dry_run(console: Console, spec: SearchSpec, address: str | None) -> None:
-    from vpetl_ray.data.catalogue import open_data_set  # noqa: PLC0415 - slow, see `_search`
-    from vpetl_ray.data.config import cache_root  # noqa: PLC0415
-    from vpetl_ray.spec.dry_run import plan_dry_run  # noqa: PLC0415
+    from vpetl_ray.spec.dry_run import plan_dry_run  # noqa: PLC0415 - slow, see `_search`
     from vpetl_ray.tuning.cluster import free_nodes, ray_session  # noqa: PLC0415
 
     num_classes, nodes = None, None
     if spec.data.path is not None:
-        data = spec.data
-        found = open_data_set(
-            data.source,
-            data.path,
-            cache_root=cache_root(),
-            val_share=data.val_share,
-            split_seed=data.split_seed,
-        )
-        num_classes = len(found.classes)
+        num_classes = len(spec.data_config().list_videos().classes)
     if address or os.environ.get("RAY_ADDRESS"):
         with ray_session(address):
             nodes = free_nodes()

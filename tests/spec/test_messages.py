@@ -338,7 +338,7 @@ def test_missing_files_are_named(write):
         spec.check_files()
     here = Path.cwd()
     assert str(caught.value).split("\n") == [
-        f"x.yaml:11: data.path: no folder {here / 'vids'}",
+        f"x.yaml:11: data.path: there is no {here / 'vids'}; it should be the folder its videos are in",
         f"x.yaml:12: backbone.weights: no file {here / 'w.pth'}",
     ]
 

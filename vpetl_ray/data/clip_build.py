@@ -81,7 +81,7 @@ def build_clip_store(
                         _decode_with(decoder, data_set, spec, num_processes),
                         max_skipped_share=max_skipped_share,
                         progress=progress,
-                        place=decoder.place,
+                        place=lambda: decoder.place,
                     )
                     _write(data_set, spec, mark, partial, files)
                     partial.finish()

@@ -7,7 +7,8 @@ from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from vpetl_ray.data.catalogue import SOURCES, get_source
+from vpetl_ray.data.catalogue import SOURCES, get_source, open_data_set
+from vpetl_ray.data.data_set import DataSet
 from vpetl_ray.errors import DataError
 
 Sampling = Literal["dense", "uniform"]
@@ -151,6 +152,28 @@ class DataConfig:
                 raise DataError(
                     f"data.{name}: is for {takers} alone, leave it out with {self.source!r}"
                 )
+
+    def list_videos(self, *, root: Path | None = None, num_processes: int = 1) -> DataSet:
+        """Find the videos and their classes and splits; nothing is decoded.
+
+        Args:
+            root: the cache folder, where the demo's videos are made; by default `cache_root()`.
+            num_processes: how many processes make them.
+
+        Raises:
+            DataError: they are not there, or lie otherwise than expected.
+
+        """
+        return open_data_set(
+            self.source,
+            self.path,
+            cache_root=root or cache_root(),
+            val_share=self.val_share,
+            split_seed=self.split_seed,
+            num_processes=num_processes,
+            split=self.split or 1,
+            outside_paths=self.outside_paths,
+        )
 
     def clip_spec(self) -> ClipSpec:
         """Say what is stored of each video."""

@@ -35,6 +35,18 @@ SECONDS_A_VIDEO = 300.0
 WORKER_COMMAND = (sys.executable, "-m", "vpetl_ray.data.decode_worker")
 
 
+def usable_cores() -> int:
+    """Return how many cores this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+def useful_processes(num_videos: int) -> int:
+    """Return how many decoder processes are worth starting for so many videos."""
+    return 1 + num_videos // 50  # one takes seconds to start: fifty small videos take it less
+
+
 class DecodePool:
     """Child processes that decode clips of one spec; 0 processes decode in the caller's own.
 

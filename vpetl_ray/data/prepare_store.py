@@ -3,17 +3,17 @@
 from __future__ import annotations
 
 import logging
-import os
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
-from vpetl_ray.data.catalogue import open_data_set
 from vpetl_ray.data.clip_build import build_clip_store, discard_damaged_store
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import DataConfig, cache_root
 from vpetl_ray.data.data_set import DataSet
+from vpetl_ray.data.decode_pool import usable_cores, useful_processes
+from vpetl_ray.data.decoder import MakeDecoder
 from vpetl_ray.data.store_files import BuildProgress
 from vpetl_ray.errors import DataError
 
@@ -33,6 +33,8 @@ class PreparedStore:
     """False where a whole one was found."""
     seconds: float
     """What decoding took, or finding that it was done."""
+    progress: BuildProgress
+    """The build's last word; nothing was done where a whole store was found."""
     notes: tuple[str, ...]
     """Sentences for the user about choices that the data set's layout left open."""
 
@@ -40,8 +42,10 @@ class PreparedStore:
 def prepare_store(
     config: DataConfig,
     *,
+    data_set: DataSet | None = None,
     root: Path | None = None,
     num_processes: int | None = None,
+    make_decoder: MakeDecoder | None = None,
     progress: Callable[[BuildProgress], None] | None = None,
 ) -> PreparedStore:
     """Open the clip store of a data set, decoding its videos first where that was not done yet.
@@ -50,8 +54,10 @@ def prepare_store(
 
     Args:
         config: the data set, what to store of it, and what may be skipped.
+        data_set: what `config.list_videos` gives, where it was called already.
         root: the cache folder; by default `cache_root()`.
         num_processes: decoder processes; by default one for each core, 0 for this process alone.
+        make_decoder: decodes videos in place of those processes; asked only if there are some to.
         progress: called after every decoded video.
 
     Raises:
@@ -61,33 +67,25 @@ def prepare_store(
     """
     spec = config.clip_spec()
     root = root or cache_root()
-    cores = _num_cores() if num_processes is None else num_processes
-    data_set = open_data_set(
-        config.source,
-        config.path,
-        cache_root=root,
-        val_share=config.val_share,
-        split_seed=config.split_seed,
-        num_processes=max(1, cores),
-        split=config.split or 1,
-        outside_paths=config.outside_paths,
-    )
-    num_decoded = 0
+    cores = usable_cores() if num_processes is None else num_processes
+    videos = data_set or config.list_videos(root=root, num_processes=max(1, cores))
+    last = BuildProgress(num_videos=videos.num_videos)
 
-    def count(state: BuildProgress) -> None:
-        nonlocal num_decoded
-        num_decoded = state.num_done
+    def note(state: BuildProgress) -> None:
+        nonlocal last
+        last = state
         if progress:
             progress(state)
 
     def build() -> Path:
         return build_clip_store(
-            data_set,
+            videos,
             spec,
             root,
             max_skipped_share=config.max_skipped_share,
-            num_processes=_useful_processes(cores, data_set),
-            progress=count,
+            num_processes=min(cores, useful_processes(videos.num_videos)),
+            make_decoder=make_decoder,
+            progress=note,
         )
 
     start = time.monotonic()
@@ -100,9 +98,10 @@ def prepare_store(
         store = _open_checked(build())
     return PreparedStore(
         store=store,
-        was_built=num_decoded > 0,
+        was_built=last.num_done > 0,
         seconds=time.monotonic() - start,
-        notes=data_set.notes,
+        progress=last,
+        notes=videos.notes,
     )
 
 
@@ -111,14 +110,3 @@ def _open_checked(path: Path) -> ClipStore:
     if store.num_bytes <= _VERIFIED_BYTES:
         store.verify()
     return store
-
-
-def _useful_processes(cores: int, data_set: DataSet) -> int:
-    # A decoder process takes seconds to start: fifty small videos keep one busy for less.
-    return min(cores, 1 + data_set.num_videos // 50)
-
-
-def _num_cores() -> int:
-    if hasattr(os, "sched_getaffinity"):
-        return len(os.sched_getaffinity(0))
-    return os.cpu_count() or 1

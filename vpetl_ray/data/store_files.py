@@ -47,7 +47,7 @@ class StoreFiles:
         decode: gives the outcome for each of some videos in order, with so many segments.
         max_skipped_share: share of the videos that may be unreadable.
         progress: told after every video.
-        place: where `decode` decodes.
+        place: says where `decode` decodes.
 
     """
 
@@ -60,7 +60,7 @@ class StoreFiles:
         *,
         max_skipped_share: float,
         progress: Callable[[BuildProgress], None] | None,
-        place: str,
+        place: Callable[[], str],
     ) -> None:
         self._data_set = data_set
         self._spec = spec
@@ -68,7 +68,8 @@ class StoreFiles:
         self._decode = decode
         self._max_skipped_share = max_skipped_share
         self._progress = progress
-        self._state = BuildProgress(num_videos=data_set.num_videos, place=place)
+        self._state = BuildProgress(num_videos=data_set.num_videos)
+        self._place = place
         self.skipped: list[Skipped] = []
 
     def write(self) -> dict[str, FileSeal]:
@@ -170,6 +171,7 @@ class StoreFiles:
             num_before=state.num_before + (not is_new),
             num_skipped=len(self.skipped),
             num_bytes=state.num_bytes + num_bytes,
+            place=self._place(),
         )
         if self._progress:
             self._progress(self._state)

@@ -10,6 +10,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr
 
+from vpetl_ray.data.catalogue import get_source
 from vpetl_ray.data.config import DataConfig
 from vpetl_ray.errors import SpecError
 from vpetl_ray.models.arch import Arch, count_backbone, get_arch
@@ -142,14 +143,16 @@ class SearchSpec(Section):
             raise SpecError(self._sentence(("budget", "trainable_params"), mistake))
 
     def check_files(self) -> None:
-        """Check that the data's folder and the weights file exist.
+        """Check that the data and the weights file exist; how the data lie is checked later.
 
         Raises:
             SpecError: one of them does not.
         """
         wrong = []
-        if self.data.path is not None and not Path(self.data.path).is_dir():
-            wrong.append(self._sentence(("data", "path"), f"no folder {self.data.path}"))
+        if self.data.path is not None and not Path(self.data.path).exists():
+            what = get_source(self.data.source).path_is
+            text = f"there is no {self.data.path}; it should be {what}"
+            wrong.append(self._sentence(("data", "path"), text))
         if not self.uses_demo_weights and not Path(self.backbone.weights).is_file():
             text = f"no file {self.backbone.weights}"
             wrong.append(self._sentence(("backbone", "weights"), text))
