@@ -8,14 +8,17 @@ from pathlib import Path
 
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import DataConfig
+from vpetl_ray.data.data_set import DataSet
+from vpetl_ray.data.decode_pool import usable_cores
 from vpetl_ray.data.demo import DEMO_CHECKPOINT
 from vpetl_ray.data.prepare_store import prepare_store
-from vpetl_ray.data.store_files import BuildProgress
+from vpetl_ray.decode_words import DecodeWords, before_sentence, skipped_sentence
 from vpetl_ray.errors import SearchError, SpecError
 from vpetl_ray.results.tracking_uri import store_in
 from vpetl_ray.spec.search_spec import SearchSpec
 from vpetl_ray.stage_display import StageDisplay
 from vpetl_ray.tuning.cluster import GroupPlan, free_nodes, plan_groups, ray_session
+from vpetl_ray.tuning.ray_decode import cluster_decoder
 from vpetl_ray.tuning.trial_protocol import GroupSetup
 from vpetl_ray.tuning.trial_runner import FineTuningSetup, fine_tuning_groups
 
@@ -23,24 +26,54 @@ SECONDS_FOR_TRACKING = 120.0
 """How long the end waits for MLflow to take what is still queued."""
 
 
-def prepare_clips(data: DataConfig, display: StageDisplay) -> ClipStore:
+def list_videos(data: DataConfig, display: StageDisplay) -> DataSet:
+    """Find the videos, before anything that takes long is begun.
+
+    Raises:
+        DataError: they are not there, or lie otherwise than expected.
+    """
+    display.stage("finding the videos")
+    return data.list_videos(num_processes=usable_cores())
+
+
+def prepare_clips(
+    data: DataConfig,
+    display: StageDisplay,
+    *,
+    videos: DataSet | None = None,
+    address: str | None = None,
+) -> ClipStore:
     """Open the clip store, decoding what is missing, and say what is to be known about it.
+
+    Args:
+        data: which data set, and what of it is stored.
+        display: shows how far it is.
+        videos: what `list_videos` found, where it was called.
+        address: of a Ray cluster to decode on, if it is larger than this machine.
 
     Raises:
         DataError: the videos are not there or cannot be read.
+        SpecError: the cluster cannot be used.
     """
     display.stage("preparing the clips")
-
-    def show(progress: BuildProgress) -> None:
-        display.progress("decoding videos", progress.num_done, progress.num_videos)
-
-    prepared = prepare_store(data, progress=show)
+    words = DecodeWords()
+    try:
+        prepared = prepare_store(
+            data,
+            data_set=videos,
+            make_decoder=cluster_decoder(address),
+            progress=lambda state: display.progress(words(state)),
+        )
+    except SearchError as error:
+        raise SpecError(str(error)) from error  # no results folder was created yet
+    if prepared.progress.num_before:
+        display.note(before_sentence(prepared.progress))
     for note in prepared.notes:
         display.note(note)
-    if prepared.store.skipped:
-        names = ", ".join(Path(video.path).name for video in prepared.store.skipped[:5])
-        display.note(f"{len(prepared.store.skipped)} unreadable videos skipped: {names}")
-    return prepared.store
+    store = prepared.store
+    if store.skipped:
+        display.note(skipped_sentence(store.skipped, store.manifest.num_videos))
+    return store
 
 
 def setup_groups(spec: SearchSpec, store: ClipStore) -> GroupSetup:

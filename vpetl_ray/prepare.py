@@ -24,6 +24,7 @@ from rich.table import Table
 from vpetl_ray.data.decoder import MakeDecoder
 from vpetl_ray.data.prepare_store import PreparedStore, prepare_store
 from vpetl_ray.data.store_files import BuildProgress
+from vpetl_ray.decode_words import before_sentence
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.spec.load import load_spec
 
@@ -131,11 +132,7 @@ class _Watch:
         self._start = time.monotonic()
         self._progress.reset(self._task, total=state.num_videos, completed=state.num_before)
         if state.num_before:
-            self._progress.console.print(_before(state), markup=False, highlight=False)
-
-
-def _before(state: BuildProgress) -> str:
-    return f"{state.num_before:,} of {state.num_videos:,} clips were decoded before"
+            self._progress.console.print(before_sentence(state), markup=False, highlight=False)
 
 
 @contextmanager

@@ -9,9 +9,12 @@ from pathlib import Path
 from rich.console import Console
 
 from vpetl_ray.console import SearchDisplay
+from vpetl_ray.data.clip_store import ClipStore
+from vpetl_ray.decode_words import skipped_sentence
 from vpetl_ray.job_steps import (
     SECONDS_FOR_TRACKING,
     connect,
+    list_videos,
     prepare_clips,
     setup_groups,
     tracking_store,
@@ -51,6 +54,12 @@ def _telling(space: Space) -> tuple[str, ...]:
     return tuple(path for path in space.searched if not path.endswith(".enabled"))
 
 
+def _lacking(store: ClipStore) -> str:
+    """Say which videos the store lacks, as a further sentence."""
+    sentence = skipped_sentence(store.skipped, store.manifest.num_videos)
+    return f" {sentence}." if sentence else ""
+
+
 class SearchJob:
     """One search on one cluster, into one folder.
 
@@ -78,30 +87,33 @@ class SearchJob:
         """
         with ExitStack() as stack:
             stack.enter_context(self._display)
-            store = prepare_clips(self._spec.data_config(), self._display)
-            self._spec.check_budget(len(store.classes))
+            data = self._spec.data_config()
+            videos = list_videos(data, self._display)
+            self._spec.check_budget(len(videos.classes))
+            store = prepare_clips(data, self._display, videos=videos, address=self._address)
             setup = setup_groups(self._spec, store)
             self._display.stage("starting Ray")
             plan = connect(stack, self._spec, self._address)
             stack.enter_context(claimed(self._directory, self._spec))
-            return self._search(stack, len(store.classes), setup, plan)
+            return self._search(stack, store, setup, plan)
 
     def _search(
-        self, stack: ExitStack, num_classes: int, setup: GroupSetup, plan: GroupPlan
+        self, stack: ExitStack, store: ClipStore, setup: GroupSetup, plan: GroupPlan
     ) -> SearchResult:
         """Everything from here on is kept, however it ends."""
+        num_classes = len(store.classes)
         self._display.stage(f"starting {plan.sentence}")
         dispatcher = start_dispatcher()
         stack.callback(start_groups(setup, plan, dispatcher).close)
         observers: list[SearchObserver] = [self._display]
         study = self._open_study(num_classes, observers)
         self._display.begin(study.records, plan.num_groups)
-        tracker = Tracker(self._tracking_info(study, num_classes), warn=self._display.note)
+        tracker = Tracker(self._tracking_info(study, store), warn=self._display.note)
         tracker.start()
         files = SearchFiles(
             self._directory,
             columns=study.columns,
-            facts=self._facts(num_classes),
+            facts=self._facts(store),
             tracker=tracker,
             records=study.records,
             warn=self._display.note,
@@ -156,8 +168,8 @@ class SearchJob:
             max_rejects=spec.search.max_rejects,
         )
 
-    def _facts(self, num_classes: int) -> SearchFacts:
-        spec = self._spec
+    def _facts(self, store: ClipStore) -> SearchFacts:
+        spec, num_classes = self._spec, len(store.classes)
         summary = spec.space(num_classes).summary()
         return SearchFacts(
             name=spec.name,
@@ -167,12 +179,12 @@ class SearchJob:
             intro=(
                 f"Search **{spec.name}**: where and how to adapt a frozen {spec.arch.name} "
                 f"({spaced(count_backbone(spec.arch))} parameters) to {spec.data.source} data with "
-                f"{num_classes} classes. The space has {summary.size_text}."
+                f"{num_classes} classes. The space has {summary.size_text}.{_lacking(store)}"
             ),
         )
 
-    def _tracking_info(self, study: BudgetedStudy, num_classes: int) -> TrackingInfo:
-        spec = self._spec
+    def _tracking_info(self, study: BudgetedStudy, store: ClipStore) -> TrackingInfo:
+        spec, num_classes = self._spec, len(store.classes)
         uri, artifacts = tracking_store(spec, self._directory)
         return TrackingInfo(
             search_id=study.search_id,
@@ -184,6 +196,8 @@ class SearchJob:
             settings={
                 "backbone": spec.arch.name,
                 "data": spec.data.source,
+                "clip_store": store.path.name,
+                "skipped_videos": len(store.skipped),
                 "budget": spec.budget_limit(num_classes),
                 "sampler": spec.search.sampler,
                 "trials": spec.search.trials,
@@ -192,5 +206,5 @@ class SearchJob:
             },
             columns=_telling(spec.space(num_classes)),
             environment=environment_facts(),
-            description=self._facts(num_classes).intro,
+            description=self._facts(store).intro,
         )

@@ -72,9 +72,11 @@ class StageDisplay:
         if not self._live:
             self.note(f"{self._name}: {text}")
 
-    def progress(self, what: str, num_done: int, num_total: int) -> None:
+    def progress(self, text: str) -> None:
         """Say how far the stage is."""
-        self._progress = f", {what} {num_done:,} of {num_total:,}"
+        self._progress = f", {text}"
+        if not self._live:
+            self._line(f"{self._name}: {text}", is_minor=True)
 
     def note(self, text: str) -> None:
         """Say something that stays on the screen."""

@@ -1,5 +1,6 @@
 """`python -m vpetl_ray.prepare`: what it prints, what it leaves, how it ends."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import av
@@ -8,7 +9,10 @@ import pytest
 import typer
 from typer.testing import CliRunner, Result
 
+from vpetl_ray.data.manifest import Skipped
 from vpetl_ray.data.prepare_store import prepare_store
+from vpetl_ray.data.store_files import BuildProgress
+from vpetl_ray.decode_words import DecodeWords, skipped_sentence
 from vpetl_ray.prepare import prepare
 
 SPEC = """
@@ -81,17 +85,51 @@ def test_a_wrong_spec_or_wrong_videos_end_with_2_and_leave_nothing(spec: Path) -
     assert stores(spec) == []
 
 
-def test_an_interrupted_build_ends_with_130_and_leaves_nothing(
+def test_an_interrupted_build_ends_with_130_and_goes_on_later(
     spec: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def interrupted(*args: object, **kwargs: object) -> object:
-        def stop(_: object) -> None:
-            raise KeyboardInterrupt
+    monkeypatch.setattr("vpetl_ray.data.clip_file._BATCH_BYTES", 1000)  # one clip each
 
+    def interrupted(*args: object, **kwargs: object) -> object:
+        def stop(state: BuildProgress) -> None:
+            watch(state)
+            if state.num_done == 6:
+                raise KeyboardInterrupt
+
+        watch = kwargs["progress"]
         return prepare_store(*args, **{**kwargs, "progress": stop})  # type: ignore[arg-type]
 
-    monkeypatch.setattr("vpetl_ray.prepare.prepare_store", interrupted)
-    result = run(spec, "--processes", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("vpetl_ray.prepare.prepare_store", interrupted)
+        result = run(spec, "--processes", 1)
     assert result.exit_code == 130
+    assert "interrupted at 6 of 12 clips; the same command goes on" in result.output
     assert stores(spec) == []
+    again = run(spec, "--processes", 1)
+    assert again.exit_code == 0, again.output
+    assert "6 of 12 clips were decoded before" in again.output
+    assert "1 process" in again.output
+    assert len(stores(spec)) == 1
     assert not list((spec.parent / "cache" / "clips").glob(".*partial*"))
+
+
+def test_words_for_a_build_count_only_new_clips_as_speed() -> None:
+    now = iter([0.0, 0.0, 100.0])
+    words = DecodeWords(clock=lambda: next(now))
+    state = BuildProgress(num_videos=3570, num_done=1200, num_before=1200, place="4 processes")
+    assert words(state) == "checking what was decoded before, 1,200 of 3,570"
+    first = replace(state, num_done=1201)
+    assert words(first) == "decoding videos, 1,201 of 3,570, on 4 processes"
+    later = replace(state, num_done=2201, num_skipped=2)
+    assert words(later) == (
+        "decoding videos, 2,201 of 3,570, 10 a second, about 2:17 left, on 4 processes, 2 skipped"
+    )
+
+
+def test_skipped_videos_are_said_with_their_reasons() -> None:
+    skipped = [Skipped(path=f"a/{i}.mp4", reason="the file is empty") for i in range(5)]
+    assert skipped_sentence([], 9) == ""
+    assert skipped_sentence(skipped[:1], 9) == (
+        "1 of 9 videos is skipped because it cannot be read: 0.mp4 (the file is empty)"
+    )
+    assert skipped_sentence(skipped, 9).endswith("2.mp4 (the file is empty) and 2 more")

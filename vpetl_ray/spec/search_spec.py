@@ -10,9 +10,8 @@ from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr
 
-from vpetl_ray.data.catalogue import get_source
 from vpetl_ray.data.config import DataConfig
-from vpetl_ray.errors import SpecError
+from vpetl_ray.errors import DataError, SpecError
 from vpetl_ray.models.arch import Arch, count_backbone, get_arch
 from vpetl_ray.spec.document import Document
 from vpetl_ray.spec.document import Path as KeyPath
@@ -150,9 +149,11 @@ class SearchSpec(Section):
         """
         wrong = []
         if self.data.path is not None and not Path(self.data.path).exists():
-            what = get_source(self.data.source).path_is
-            text = f"there is no {self.data.path}; it should be {what}"
-            wrong.append(self._sentence(("data", "path"), text))
+            try:
+                self.data_config().list_videos()  # it knows what should be there
+            except DataError as error:
+                text = str(error).removeprefix("data.path: ")
+                wrong.append(self._sentence(("data", "path"), text))
         if not self.uses_demo_weights and not Path(self.backbone.weights).is_file():
             text = f"no file {self.backbone.weights}"
             wrong.append(self._sentence(("backbone", "weights"), text))
