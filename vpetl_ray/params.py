@@ -188,9 +188,6 @@ def _print_paper(console: Console) -> None:
         console.print(_paper_table(table, reasons))
         for reason, mark in reasons.items():
             console.print(f"{mark} {reason}", highlight=False, style="dim")
-        if table.not_covered:
-            rows = ", ".join(table.not_covered)
-            console.print(f"not covered yet: {rows}", highlight=False, style="dim")
         console.print()
     console.print(
         "Ours is exact, by arithmetic, for Video Swin-B, in Table 5 for ViT-B; the difference is "

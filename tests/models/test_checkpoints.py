@@ -348,3 +348,17 @@ def test_wrong_size_of_swin_is_told_by_its_name(tmp_path):
 def test_saving_into_a_folder_that_is_not_there_is_told(toy, tmp_path):
     with pytest.raises(CheckpointError, match="cannot be written"):
         save_backbone(toy, tmp_path / "gone" / "w.safetensors")
+
+
+def test_table_of_a_larger_square_window_is_resized_over_space(toy, toy_arch, fresh, tmp_path):
+    """As of files for images of 384 pixels, whose windows are 12 wide."""
+    wide = VideoSwin(dataclasses.replace(toy_arch, window_size=(4, 5, 5)), 5)
+    save_backbone(wide, tmp_path / "wide.safetensors")
+    report = load_backbone(fresh, tmp_path / "wide.safetensors")
+    assert "window (4, 5, 5) were fitted to (4, 3, 3)" in report.notes[0]
+    source, table = (
+        model.layers[0].blocks[0].attn.relative_position_bias_table for model in (wide, fresh)
+    )
+    images = source.detach().view(7, 9, 9, 2).permute(0, 3, 1, 2)
+    expected = torch.nn.functional.interpolate(images, size=(5, 5), mode="bicubic")
+    assert torch.allclose(table.view(7, 5, 5, 2), expected.permute(0, 2, 3, 1), atol=1e-6)

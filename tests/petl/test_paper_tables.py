@@ -1,6 +1,10 @@
 import pytest
 
-from vpetl_ray.petl.paper_figures import Figure
+from vpetl_ray.models.arch import get_arch
+from vpetl_ray.petl.config import PetlConfig
+from vpetl_ray.petl.count import count_trainable
+from vpetl_ray.petl.methods import BitFitConfig, PositionConfig
+from vpetl_ray.petl.paper_figures import SSV2, SWIN_B, Figure
 from vpetl_ray.petl.paper_table_5 import DATA_SETS, table_5
 from vpetl_ray.petl.paper_tables import paper_tables
 
@@ -22,7 +26,16 @@ def test_count_is_the_papers_to_its_last_digit_or_a_reason_says_why_not(figure: 
 
 
 def test_every_table_has_its_rows():
-    assert [len(table.rows) for table in paper_tables()] == [10, 16, 7, 8, 7]
+    assert [len(table.rows) for table in paper_tables()] == [10, 18, 7, 8, 9]
+
+
+@pytest.mark.parametrize(("train_classifier", "exact"), [(True, 1_292_790), (False, 1_114_440)])
+def test_papers_bitfit_is_biases_position_tables_and_norms(train_classifier: bool, exact: int):
+    methods = (BitFitConfig(rel_pos=True), PositionConfig(kinds=("norm1", "norm2")))
+    config = PetlConfig(methods=methods, train_classifier=train_classifier)
+    assert count_trainable(config, get_arch(SWIN_B), SSV2).total == exact
+    row = next(row for row in paper_tables()[1].rows if row.label == "BitFit")
+    assert round(exact / 1e6, 2) in {figure.millions for figure in row.figures if figure}
 
 
 def test_table_5_is_the_mean_over_data_sets_and_their_backbones():

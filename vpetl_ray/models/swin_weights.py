@@ -165,13 +165,20 @@ def fit_window(
 
 
 def _window_of_table(rows: int, arch: SwinArch) -> Size | None:
-    """Tell the window from a table's number of rows: a known one, or `arch`'s at another length."""
+    """Tell the window from a table's number of rows.
+
+    It is a known one, or `arch`'s at another length, or a square at `arch`'s length.
+    """
     for window in (arch.window_size, *(other.window_size for other in _SWINS.values())):
         if prod(2 * size - 1 for size in window) == rows:
             return window
-    _, h, w = arch.window_size
+    t, h, w = arch.window_size
     lengths, rest = divmod(rows, (2 * h - 1) * (2 * w - 1))
-    return ((lengths + 1) // 2, h, w) if rest == 0 and lengths % 2 else None
+    if rest == 0 and lengths % 2:
+        return (lengths + 1) // 2, h, w
+    area, rest = divmod(rows, 2 * t - 1)
+    side = (isqrt(area) + 1) // 2
+    return (t, side, side) if rest == 0 and (2 * side - 1) ** 2 == area else None
 
 
 def resize_table(table: Tensor, source: Size, target: Size) -> Tensor:

@@ -73,8 +73,6 @@ class PaperTable:
     title: str
     columns: Sequence[str]
     rows: Sequence[Row]
-    not_covered: Sequence[str] = ()
-    """Rows of the paper whose methods are not built yet."""
 
 
 def make_figure(
