@@ -196,11 +196,14 @@ def test_block_alone_is_what_the_reference_says(block: Block, layout: Layout, x:
     assert_block_gives(block, layout, x, block_by_hand(block, layout, x))
 
 
+@pytest.mark.parametrize("activation", ACTIVATIONS)
 @torch.no_grad()
-def test_prefix_is_equation_5(block: Block, layout: Layout, x: Tensor):
-    (prefix,) = insert(PrefixConfig(num_tokens=3, d_middle=5), block, layout)
+def test_prefix_is_equation_5(block: Block, layout: Layout, x: Tensor, activation: str):
+    config = PrefixConfig(num_tokens=3, d_middle=5, scale=0.7, activation=activation)
+    (prefix,) = insert(config, block, layout)
+    act = ACTIVATIONS[activation]
     keys, values = (
-        linear(layers[2], torch.tanh(linear(layers[0], prefix.tokens))).expand(B, -1, -1)
+        0.7 * linear(layers[2], act(linear(layers[0], prefix.tokens))).expand(B, -1, -1)
         for layers in (prefix.keys, prefix.values)
     )
     extra = Extra(keys, values, seen=torch.ones(layout.num_tokens, 3, dtype=torch.bool))
@@ -210,8 +213,8 @@ def test_prefix_is_equation_5(block: Block, layout: Layout, x: Tensor):
 @torch.no_grad()
 def test_prepended_prompt_is_equation_8(block: Block, layout: Layout, x: Tensor):
     """The norm and the projections are the block's own; every token of every window sees them."""
-    (prompt,) = insert(PromptConfig(num_tokens=3), block, layout)
-    _, keys, values = linear(block.attn.qkv, norm(block.norm1, prompt.tokens)).chunk(3, -1)
+    (prompt,) = insert(PromptConfig(num_tokens=3, scale=0.7), block, layout)
+    _, keys, values = linear(block.attn.qkv, 0.7 * norm(block.norm1, prompt.tokens)).chunk(3, -1)
     seen = torch.ones(layout.num_tokens, 3, dtype=torch.bool)
     extra = Extra(keys.expand(B, -1, -1), values.expand(B, -1, -1), seen)
     assert_block_gives(block, layout, x, block_by_hand(block, layout, x, extra=extra))
@@ -222,10 +225,10 @@ def test_overlapping_prompt_is_equation_8_in_place_of_the_first_tokens(
     block: Block, layout: Layout, x: Tensor
 ):
     """In a shifted window too it stands where the token stood, with its bias and its mask."""
-    (prompt,) = insert(PromptConfig(num_tokens=3, way="overlap"), block, layout)
+    (prompt,) = insert(PromptConfig(num_tokens=3, way="overlap", scale=0.7), block, layout)
     number = layout.place_in_window() - layout.class_tokens
     is_replaced = ((number >= 0) & (number < 3))[:, None]
-    prompts = norm(block.norm1, prompt.tokens)[number.clamp(0, 2)]
+    prompts = 0.7 * norm(block.norm1, prompt.tokens)[number.clamp(0, 2)]
     normed = torch.where(is_replaced, prompts, norm(block.norm1, x))
     assert_block_gives(block, layout, x, block_by_hand(block, layout, x, normed=normed))
 

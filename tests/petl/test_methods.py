@@ -1,5 +1,7 @@
 """The contract that every method keeps on every backbone. A new one needs an example, no test."""
 
+from dataclasses import fields, replace
+
 import pytest
 import torch
 from method_examples import EXAMPLES
@@ -8,7 +10,7 @@ from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig, make_method
 from vpetl_ray.petl.count import count_trainable
-from vpetl_ray.petl.method import method_to_dict
+from vpetl_ray.petl.method import OwnMethod, method_to_dict
 from vpetl_ray.petl.methods import METHODS, MethodConfig
 
 pytestmark = pytest.mark.every_backbone
@@ -135,6 +137,70 @@ def test_bfloat16_is_close_to_float32(model: Backbone, method: MethodConfig, vid
     gradient = torch.cat([p.grad.flatten() for p in attached.trainable.values()])
     assert gradient.dtype == torch.float32
     assert (gradient - exact_gradient).norm() < 0.1 * exact_gradient.norm()
+
+
+@pytest.mark.parametrize("size", [(16, 16, 16), (5, 40, 24)], ids=["longer", "odd"])
+@torch.no_grad()
+def test_method_works_at_other_clip_sizes(
+    model: Backbone, method: MethodConfig, size: tuple[int, int, int]
+):
+    video = torch.randn(1, 3, *size, generator=torch.Generator().manual_seed(1))
+    before = model(video), model.forward_prefix(video, model.arch.num_stages)
+    attached = attach(model, PetlConfig(methods=(method,)), seed=0)
+    after = model.forward_prefix(video, model.arch.num_stages)
+    assert not method.identity_at_start or torch.allclose(before[1], after, atol=1e-6)
+    _shake(attached.trainable)
+    assert model(video).shape == before[0].shape
+
+
+def _tunable(*names: str) -> dict[str, tuple[MethodConfig, str]]:
+    """Name each example that has one of these settings."""
+    found = {
+        (config.name, f.name): (config, f.name)
+        for config in EXAMPLES.values()
+        for f in fields(config)
+        if f.name in names
+    }
+    return {f"{method}.{setting}": found[method, setting] for method, setting in found}
+
+
+STRENGTHS = _tunable("scale", "alpha")
+ACTIVATED = _tunable("activation")
+
+
+def test_whatever_adds_something_has_a_strength_and_every_bottleneck_an_activation():
+    added = {config.name for config in EXAMPLES.values() if not isinstance(config, OwnMethod)}
+    assert {config.name for config, _ in STRENGTHS.values()} == added
+    assert {config.name for config, _ in ACTIVATED.values()} == added - {"lora", "prompt"}
+
+
+@pytest.mark.parametrize(("config", "setting"), STRENGTHS.values(), ids=STRENGTHS)
+def test_gradient_reaches_a_learned_strength(
+    model: Backbone, video: torch.Tensor, config: MethodConfig, setting: str
+):
+    learned = replace(config, **{setting: "learned"})
+    attached = attach(model, PetlConfig(methods=(learned,)), seed=0)
+    _shake(attached.trainable)
+    model(video).square().sum().backward()
+    numbers = [p for p in attached.trainable.values() if p.dim() == 0]
+    assert len(numbers) >= len(learned.stages_of(model.arch))
+    assert all(number.grad is not None and number.grad != 0 for number in numbers)
+
+
+@pytest.mark.parametrize(("config", "setting"), ACTIVATED.values(), ids=ACTIVATED)
+@torch.no_grad()
+def test_activations_differ(
+    model: Backbone, video: torch.Tensor, config: MethodConfig, setting: str
+):
+    outputs = []
+    for activation in ("relu", "gelu", "tanh"):
+        chosen = replace(config, **{setting: activation})
+        attached = attach(model, PetlConfig(methods=(chosen,)), seed=0)
+        _shake(attached.trainable, size=0.5)
+        outputs.append(model(video))
+        attached.detach()
+    for one, other in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.allclose(outputs[one], outputs[other], atol=1e-3)
 
 
 def _shake(trainable: dict[str, torch.nn.Parameter], size: float = 0.05) -> None:

@@ -8,6 +8,7 @@ from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
 from vpetl_ray.petl.methods import BitFitConfig, FullConfig, PattConfig, PositionConfig
+from vpetl_ray.petl.methods.position import kinds_of
 
 
 @pytest.mark.every_backbone
@@ -22,6 +23,25 @@ def test_biases_are_what_is_called_so(model: Backbone):
     listed = {tensor.name for tensor in model.arch.own_tensors() if tensor.is_bias}
     called = {n for n, _ in model.named_parameters() if n.endswith("bias") and "head" not in n}
     assert listed == called
+
+
+@pytest.mark.every_backbone
+def test_each_kind_alone_trains_what_is_called_so(model: Backbone):
+    """Table 1 of the paper, position by position."""
+    for kind in kinds_of(model.arch):
+        attached = attach(
+            model,
+            PetlConfig(methods=(PositionConfig(kinds=(kind,)),), train_classifier=False),
+            seed=0,
+        )
+        part = {"rel_pos": "relative_position_bias_table"}.get(kind, kind)
+        wanted = {
+            f"backbone.{name}"
+            for name, _ in model.named_parameters()
+            if f".{part}" in name and not name.startswith("patch_embed")
+        }
+        assert set(attached.trainable) == wanted
+        attached.detach()
 
 
 def test_kind_that_a_backbone_has_not_is_refused():

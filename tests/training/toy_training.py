@@ -45,13 +45,13 @@ VIT = ViTArch(
     has_key_bias=False,
 )
 ARCHS = {"swin": ARCH, "vit": VIT}
-# Three stages, as the examples of methods want them, and one more kind of ViT.
+# Six blocks in three stages, as the examples of methods want them, and one more kind of ViT.
 FAMILIES: dict[str, Arch] = {
-    "swin": replace(ARCH, depths=(2, 1, 1), num_heads=(2, 4, 4)),
-    "videomae": replace(VIT, depths=(1, 1, 1)),
+    "swin": replace(ARCH, depths=(2, 2, 2), num_heads=(2, 4, 4)),
+    "videomae": replace(VIT, depths=(2, 2, 2)),
     "mae": replace(
         VIT,
-        depths=(1, 1, 1),
+        depths=(2, 2, 2),
         patch_size=(1, 8, 8),
         clip_size=(1, 16, 16),
         positions="learned",

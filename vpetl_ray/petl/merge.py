@@ -35,6 +35,7 @@ class Merged:
             for branch in branches
             if branch.layer is not None and isinstance(branch.module, Mergeable)
         ]
+        self._seams = [(branch.seam, list(branch.seam)) for branch, _, _ in self._merged]
         if not self._merged:
             raise VpetlError("petl: nothing that is attached can be merged; only lora can")
         if any(layer.weight.requires_grad for _, layer, _ in self._merged):
@@ -51,16 +52,19 @@ class Merged:
         return {layer.weight: old for _, layer, old in reversed(self._merged)}
 
     def undo(self) -> None:
-        """Put weights back bit for bit, and branches into their seams."""
+        """Put weights back bit for bit, and branches where in their seams they were."""
         with torch.no_grad():
             for weight, old in self.originals().items():
                 weight.copy_(old)
-        for branch, _, _ in self._merged:
-            branch.seam.append(branch.module)
+        for seam, modules in self._seams:
+            _refill(seam, modules)
 
 
 def remove_branch(branch: Branch) -> None:
     """Take one module out of its seam, and leave the others."""
-    kept = [module for module in branch.seam if module is not branch.module]
-    del branch.seam[:]
-    branch.seam.extend(kept)
+    _refill(branch.seam, [module for module in branch.seam if module is not branch.module])
+
+
+def _refill(seam: nn.ModuleList, modules: list[nn.Module]) -> None:
+    del seam[:]
+    seam.extend(modules)
