@@ -140,7 +140,10 @@ def _largest_values(space: Space) -> Mapping[str, Value]:
     More targets, width, stages, and a learned scale never cost less, so only alternatives that
     cannot be ordered that way are compared.
     """
-    counted = {f"petl.{name}.{f}" for name, method in space.methods.items() for f in method.counted}
+    from vpetl_ray.tuning.method_space import base_of  # noqa: PLC0415
+
+    methods = space.methods.values()
+    counted = {m.path(f) for m in methods for f in m.domains if base_of(f) in m.counted}
     candidates = [
         list(_large_members(domain, is_counted=path in counted))
         for path, domain in space.domains.items()
@@ -155,7 +158,7 @@ def _largest_values(space: Space) -> Mapping[str, Value]:
 
 def _large_members(domain: Domain, *, is_counted: bool) -> Iterator[Value]:
     from vpetl_ray.tuning.domains import FloatRange, IntRange, Subset  # noqa: PLC0415
-    from vpetl_ray.tuning.space import grid_members  # noqa: PLC0415
+    from vpetl_ray.tuning.method_space import grid_members  # noqa: PLC0415
 
     if isinstance(domain, IntRange | FloatRange):
         yield domain.high

@@ -11,7 +11,8 @@ from vpetl_ray.params import _largest_values
 from vpetl_ray.petl.count import count_trainable
 from vpetl_ray.petl.methods import METHODS
 from vpetl_ray.tuning.domains import Choice, Domain, Fixed, FloatRange, IntRange, Subset
-from vpetl_ray.tuning.space import CLASSIFIER, METHOD_FIELDS, NothingToTrain, Space
+from vpetl_ray.tuning.method_space import METHOD_FIELDS
+from vpetl_ray.tuning.space import CLASSIFIER, NothingToTrain, Space
 from vpetl_ray.tuning.space_size import smallest_values
 from vpetl_ray.tuning.start import own_values
 

@@ -20,8 +20,9 @@ from sqlalchemy import event
 
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.records import TrialRecord, TrialState
+from vpetl_ray.tuning.method_space import Values
 from vpetl_ray.tuning.samplers import make_sampler
-from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig, Values
+from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig
 from vpetl_ray.tuning.space_size import summarise
 
 MAX_REPEATS = 5

@@ -13,10 +13,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from itertools import product
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any
 
 from optuna.distributions import BaseDistribution
 from optuna.trial import BaseTrial
@@ -26,15 +26,20 @@ from vpetl_ray.models.arch import Arch
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
 from vpetl_ray.petl.method import method_to_dict
-from vpetl_ray.petl.methods import METHODS, MethodConfig
+from vpetl_ray.petl.methods import MethodConfig
 from vpetl_ray.training.recipe import Recipe
-from vpetl_ray.tuning.domains import Domain, Fixed, FloatRange, Scalar, Value, as_domain, label
+from vpetl_ray.tuning.domains import Domain, Fixed, Scalar, Value, as_domain, label
+from vpetl_ray.tuning.method_space import (
+    METHOD_FIELDS,
+    MethodSpace,
+    Picker,
+    Values,
+    field_defaults,
+    grid_members,
+)
 
 if TYPE_CHECKING:
     from vpetl_ray.tuning.space_size import SpaceSummary
-
-Values: TypeAlias = Mapping[str, Value]
-Picker: TypeAlias = Callable[[str, Domain], Value]
 
 GRID_POINTS = 3
 """Values of a continuous range in a grid."""
@@ -50,42 +55,6 @@ _WIDTHS = ("d_bottle", "rank", "num_tokens", "d_middle")
 
 class NothingToTrain(VpetlError):  # noqa: N818 - reads as what it says where it is caught
     """Every method is off and the classifier is frozen: not a config of any space."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class MethodFields:
-    """What a space knows about one method."""
-
-    config: Callable[..., MethodConfig]
-    """The method's config class; its fields are the paths below `petl.<method>`."""
-    gates: tuple[str, ...]
-    """Asked first, in this order; the first that is empty or false turns the method off."""
-    counted: tuple[str, ...]
-    """Fields besides the stages that change the number of trainable parameters."""
-
-
-def _method_fields(name: str, gates: str = "", counted: str = "") -> MethodFields:
-    return MethodFields(
-        config=METHODS[name],
-        gates=("enabled", *gates.split(), "stages"),
-        counted=tuple(counted.split()),
-    )
-
-
-METHOD_FIELDS: Mapping[str, MethodFields] = {
-    "patt": _method_fields("patt", "targets", "targets d_bottle scale"),
-    "adapter": _method_fields("adapter", counted="d_bottle scale"),
-    "st_adapter": _method_fields("st_adapter", counted="d_bottle kernel scale"),
-    "lora": _method_fields("lora", "targets", "targets rank alpha"),
-    "prefix": _method_fields("prefix", counted="num_tokens d_middle scale"),
-    "prompt": _method_fields("prompt", counted="num_tokens depth scale"),
-    "patt_concat": _method_fields("patt_concat", counted="d_bottle scale"),
-    "patt_no_z": _method_fields("patt_no_z", "targets", "targets d_bottle scale num_tokens"),
-    "position": _method_fields("position", "kinds", "kinds"),
-    "bitfit": _method_fields("bitfit", counted="rel_pos"),
-    "full": _method_fields("full"),
-}
-"""In the order in which a trial is asked for them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,8 +90,9 @@ class Space:
         arch: the backbone, for its stages and for counting.
         num_classes: outputs of the classifier.
         tree: path to domain, or to a plain value that is then fixed. Paths are
-            `petl.<method>.<field>`, `petl.classifier.train` and `training.<field of Recipe>`. A
-            method without any path is not in the space; what is left out has its default.
+            `petl.<method>.<field>` (with `.stage1` and so on behind it, where every stage has a
+            domain of its own), `petl.classifier.train` and `training.<field of Recipe>`. A method
+            without any path is not in the space; what is left out has its default.
 
     Raises:
         ValueError: a path that no config has, or a required one that is missing.
@@ -133,11 +103,14 @@ class Space:
         self.num_classes = num_classes
         given = {path: as_domain(value) for path, value in tree.items()}
         self.domains: dict[str, Domain] = {}
-        self.methods: dict[str, MethodFields] = {}
-        for name, method in METHOD_FIELDS.items():
-            if any(path.startswith(f"petl.{name}.") for path in given):
-                self.methods[name] = method
-                self._add(f"petl.{name}.", _method_defaults(method, arch), given)
+        self.methods: dict[str, MethodSpace] = {}
+        for name in METHOD_FIELDS:
+            prefix = f"petl.{name}."
+            paths = [path for path in given if path.startswith(prefix)]
+            if paths:
+                fields = {path.removeprefix(prefix): given.pop(path) for path in paths}
+                method = self.methods[name] = MethodSpace(name, arch, fields)
+                self.domains.update({method.path(f): d for f, d in method.domains.items()})
         self._add("", {CLASSIFIER: Fixed(value=True)}, given)
         self._add("training.", _recipe_defaults(), given)
         if given:
@@ -179,8 +152,8 @@ class Space:
         """Ask `pick` for the value of every active path, in order, and for no other."""
         values: dict[str, Value] = {}
         is_probe = True
-        for name in self.methods:
-            is_probe &= not self._walk_method(name, pick, values)
+        for method in self.methods.values():
+            is_probe &= not method.walk(pick, values)
         classifier = self.domains[CLASSIFIER]
         # With every method off the classifier is all there is; asking would waste a proposal.
         forced = is_probe and True in classifier.members()
@@ -198,7 +171,8 @@ class Space:
             ValueError: a value is missing or not in its domain.
         """
         active = self.walk(lambda path, domain: _checked(path, domain, values))
-        methods = tuple(m for name in self.methods if (m := self._method(name, active)))
+        on = (method for method in self.methods.values() if method.is_on(active))
+        methods = tuple(config for method in on for config in method.configs(active))
         train_classifier = bool(active[CLASSIFIER])
         petl = PetlConfig(methods=methods, train_classifier=train_classifier).canonical(self.arch)
         if not petl.methods and not train_classifier:
@@ -237,37 +211,13 @@ class Space:
 
     def grid(self, points: int = GRID_POINTS) -> Iterator[Values]:
         """Every config once, with `points` values in place of each continuous range."""
-        per_method = [list(self._method_options(name, points)) for name in self.methods]
+        per_method = [list(method.options(points)) for method in self.methods.values()]
         for chosen in product(*per_method):
             petl = {path: value for option in chosen for path, value in option.items()}
             is_probe = not any(self.is_on(name, petl) for name in self.methods)
             for train in self._classifier_options(is_probe=is_probe):
                 for training in self._training_options(points, is_probe=is_probe):
                     yield {**petl, CLASSIFIER: train, **training}
-
-    def off_values(self, name: str) -> dict[str, Value] | None:
-        """Return the shortest values that turn the method off; None if it is always on."""
-        values: dict[str, Value] = {}
-        for gate in self.methods[name].gates:
-            path = f"petl.{name}.{gate}"
-            domain = self.domains.get(path)
-            if domain is None:
-                continue
-            off = next((member for member in (False, ()) if domain.contains(member)), None)
-            if off is not None:
-                return {**values, path: off}
-            values[path] = next(iter(grid_members(domain, 1)))
-        return None
-
-    def field_domains(self, name: str) -> dict[str, Domain]:
-        """Return the method's fields and their domains, gates first."""
-        prefix = f"petl.{name}."
-        return {p.removeprefix(prefix): d for p, d in self.domains.items() if p.startswith(prefix)}
-
-    def method_config(self, name: str, field_values: Mapping[str, Value]) -> MethodConfig:
-        """Build the method's config with these fields; `enabled` is not one of them."""
-        wanted = {f: v for f, v in field_values.items() if f != "enabled"}
-        return self.methods[name].config(**wanted)
 
     def training_domains(self, *, is_probe: bool, optimizer: Value) -> dict[str, Domain]:
         """Return the training paths that have an effect under this optimiser."""
@@ -288,30 +238,14 @@ class Space:
                 raise ValueError(f"{path} has no default and must be given")
             self.domains[path] = domain
 
-    def _walk_method(self, name: str, pick: Picker, values: dict[str, Value]) -> bool:
-        gates = self.methods[name].gates
-        for field, domain in self.field_domains(name).items():
-            path = f"petl.{name}.{field}"
-            values[path] = pick(path, domain)
-            if field in gates and not values[path]:
-                return False
-        return True
-
     def is_on(self, name: str, values: Values) -> bool:
         """No gate of the method is closed by `values`."""
-        return all(values.get(f"petl.{name}.{gate}", True) for gate in self.methods[name].gates)
+        return self.methods[name].is_on(values)
 
     def _is_used(self, path: str, values: Values, *, is_probe: bool) -> bool:
         if path in (NOT_FOR_PROBE if is_probe else PROBE_ONLY):
             return False
         return path != "training.momentum" or values.get(OPTIMIZER) == "sgd"
-
-    def _method(self, name: str, active: Values) -> MethodConfig | None:
-        if not self.is_on(name, active):
-            return None
-        prefix = f"petl.{name}."
-        chosen = {p.removeprefix(prefix): v for p, v in active.items() if p.startswith(prefix)}
-        return self.method_config(name, chosen)
 
     def _recipe(self, active: Values) -> Recipe:
         """Give unused fields a value all the same, the same one in every config."""
@@ -327,20 +261,6 @@ class Space:
         text = json.dumps([petl.key(self.arch), sorted(training.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
-    def _method_options(self, name: str, points: int) -> Iterator[dict[str, Value]]:
-        off = self.off_values(name)
-        if off is not None:
-            yield off
-        gates = self.methods[name].gates
-        domains = self.field_domains(name)
-        paths = [f"petl.{name}.{field}" for field in domains]
-        members = [
-            [m for m in grid_members(domain, points) if m or field not in gates]
-            for field, domain in domains.items()
-        ]
-        for chosen in product(*members):
-            yield dict(zip(paths, chosen, strict=True))
-
     def _classifier_options(self, *, is_probe: bool) -> list[Value]:
         members = list(grid_members(self.domains[CLASSIFIER], 1))
         return [m for m in members if m] if is_probe else members
@@ -353,13 +273,6 @@ class Space:
                 yield dict(zip(used, chosen, strict=True))
 
 
-def grid_members(domain: Domain, points: int) -> Iterator[Value]:
-    """Every member of a discrete domain, `points` of a continuous one."""
-    if isinstance(domain, FloatRange):
-        return iter(domain.points(points))
-    return iter(domain.members())
-
-
 def _checked(path: str, domain: Domain, values: Values) -> Value:
     if path not in values:
         if isinstance(domain, Fixed):
@@ -370,30 +283,18 @@ def _checked(path: str, domain: Domain, values: Values) -> Value:
     return values[path]
 
 
-def _method_defaults(method: MethodFields, arch: Arch) -> dict[str, Domain | None]:
-    """Return the domain of every field where nothing is given: gates first, all stages, on."""
-    every_stage = tuple(range(1, arch.num_stages + 1))
-    defaults: dict[str, Domain | None] = dict.fromkeys(method.gates)
-    defaults.update(_field_defaults(method.config))
-    del defaults["blocks"]  # a space has that path only where it is given
-    return {**defaults, "enabled": Fixed(value=True), "stages": Fixed(value=every_stage)}
-
-
 def _recipe_defaults() -> dict[str, Domain | None]:
     # The optimiser comes first: it decides whether a momentum is asked for.
-    return {"optimizer": None, **_field_defaults(Recipe)}
-
-
-def _field_defaults(config: Callable[..., Any]) -> dict[str, Domain | None]:
-    return {
-        field.name: None if field.default is MISSING else Fixed(value=field.default)
-        for field in fields(config)  # type: ignore[arg-type]
-    }
+    return {"optimizer": None, **field_defaults(Recipe)}
 
 
 def _describe_method(method: MethodConfig) -> str:
     values = method_to_dict(method)
     what = "".join(f"({label(tuple(values[key]))})" for key in _WHAT if key in values)
     widths = "".join(f" {values[key]}" for key in _WIDTHS if values.get(key) is not None)
-    stages = f" stage {label(tuple(values['stages']))}" if values.get("stages") else ""
-    return f"{method.name}{what}{widths}{stages}"
+    where = "".join(
+        f" {key.removesuffix('s')} {label(tuple(values[key]))}"
+        for key in ("stages", "blocks")
+        if values.get(key)
+    )
+    return f"{method.name}{what}{widths}{where}"

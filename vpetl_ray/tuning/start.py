@@ -17,9 +17,19 @@ from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
 from vpetl_ray.tuning.domains import Domain, FloatRange, IntRange, Subset, Value
-from vpetl_ray.tuning.space import CLASSIFIER, NothingToTrain, Picker, Space, Values, grid_members
+from vpetl_ray.tuning.method_space import (
+    MethodSpace,
+    Picker,
+    Values,
+    base_of,
+    grid_members,
+    named_items,
+)
+from vpetl_ray.tuning.space import CLASSIFIER, NothingToTrain, Space
 
 _MAX_WIDTHS = 64
+_WIDTH = "d_bottle"
+"""The field of the paper's methods that a budget narrows."""
 Wish: TypeAlias = Mapping[str, Mapping[str, Value]]
 
 _PATT: Mapping[str, Value] = {
@@ -119,7 +129,7 @@ def own_values(space: Space, given: Values) -> Values:
     wanted = dict(given)
     for name in space.methods:
         if not any(path.startswith(f"petl.{name}.") for path in given):
-            wanted.update(space.off_values(name) or {})
+            wanted.update(space.methods[name].off_values() or {})
     return space.walk(_picker(wanted))
 
 
@@ -164,7 +174,7 @@ def _wanted(space: Space, wish: Wish) -> dict[str, Value]:
         if name in wish:
             wanted.update(_on_values(space, name, wish[name]))
             continue
-        off = space.off_values(name)
+        off = space.methods[name].off_values()
         if off is None:
             raise _NotInSpace(f"{name} is always on in this space")
         wanted.update(off)
@@ -173,15 +183,18 @@ def _wanted(space: Space, wish: Wish) -> dict[str, Value]:
 
 def _on_values(space: Space, name: str, fields: Mapping[str, Value]) -> dict[str, Value]:
     """Write the method's wish as members of the space, its widths aside."""
-    wish = {"enabled": True, "stages": tuple(range(1, space.arch.num_stages + 1)), **fields}
-    domains = space.field_domains(name)
+    wish = {"enabled": True, **fields}
+    method = space.methods[name]
     values = {}
-    for field in (field for field in domains if field != "d_bottle"):
-        path = f"petl.{name}.{field}"
-        if field == "stages":
-            values[path] = domains[field].nearest(wish[field]) or middle(domains[field])
+    for field, domain in method.domains.items():
+        if base_of(field) == _WIDTH:
+            continue
+        path = method.path(field)
+        if field in ("stages", "blocks"):
+            every = tuple(sorted(named_items(domain)))
+            values[path] = domain.nearest(every) or middle(domain)
         else:
-            values[path] = _member(space, path, value=wish[field])
+            values[path] = _member(space, path, value=wish[base_of(field)])
     return values
 
 
@@ -195,15 +208,22 @@ def _member(space: Space, path: str, *, value: Value) -> Value:
 
 def _by_distance(space: Space, wish: Wish) -> Iterator[dict[str, Value]]:
     """Every combination of widths, the one closest to the wish (by ratio) first."""
-    paths = [f"petl.{name}.d_bottle" for name in wish]
-    members = [_widths(space.domains[path]) for path in paths]
-    targets = [float(wish[name]["d_bottle"]) for name in wish]  # type: ignore[arg-type]
+    per_method = [
+        list(_width_values(space.methods[name], float(fields[_WIDTH])))  # type: ignore[arg-type]
+        for name, fields in wish.items()
+    ]
+    combinations = product(*per_method)
+    for chosen in sorted(combinations, key=lambda chosen: sum(far for far, _ in chosen)):
+        yield {path: width for _, values in chosen for path, width in values.items()}
 
-    def distance(widths: tuple[int, ...]) -> float:
-        return sum(abs(math.log(w / t)) for w, t in zip(widths, targets, strict=True))
 
-    for widths in sorted(product(*members), key=distance):
-        yield dict(zip(paths, widths, strict=True))
+def _width_values(method: MethodSpace, wish: float) -> Iterator[tuple[float, dict[str, Value]]]:
+    """How far from the wish, and values: one width, or of every stage what is nearest to it."""
+    domains = {f: domain for f, domain in method.domains.items() if base_of(f) == _WIDTH}
+    for width in sorted({width for domain in domains.values() for width in _widths(domain)}):
+        values = {method.path(f): domain.nearest(width) for f, domain in domains.items()}
+        distances = [abs(math.log(float(w) / wish)) for w in values.values()]  # type: ignore[arg-type]
+        yield sum(distances) / len(distances), values
 
 
 def _widths(domain: Domain) -> list[int]:
