@@ -55,6 +55,24 @@ def test_a_shown_count_is_right_to_half_a_percent(count: int) -> None:
             "patt kv d8 + adapter d16",
         ),
         (
+            {
+                "petl.patt.targets": "kv",
+                "petl.patt.blocks": "1+2+3+6+9+10",
+                "petl.patt.d_bottle.stage1": 8,
+                "petl.patt.d_bottle.stage2": None,
+                "petl.patt.d_bottle.stage3": 4,
+                "petl.patt.scale.stage1": 0.5,
+                "petl.patt.scale.stage2": 0.5,
+                "petl.patt.scale.stage3": 0.5,
+                "petl.adapter.blocks": "none",
+                "petl.adapter.d_bottle.stage1": None,
+                "petl.position.enabled": True,
+                "petl.position.kinds": "none",
+            },
+            "patt kv #1-3+6+9+10 d8/-/4 s0.5",
+            "patt kv d8/-/4",
+        ),
+        (
             {"petl.patt.targets": None, "petl.patt.d_bottle": None, "petl.adapter.enabled": False},
             "linear probe",
             "linear probe",
@@ -76,7 +94,7 @@ def test_a_shown_count_is_right_to_half_a_percent(count: int) -> None:
         ),
         ({}, "linear probe", "linear probe"),
     ],
-    ids=["both", "off", "frozen", "a method to come", "in place", "empty"],
+    ids=["both", "layerwise", "off", "frozen", "a method to come", "in place", "empty"],
 )
 def test_a_config_in_few_words(config, label: str, brief: str | None) -> None:
     assert config_label(config) == label

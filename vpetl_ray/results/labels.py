@@ -9,12 +9,14 @@ _SHORT_FIELDS = {
     "d_middle": "m",
     "scale": "s",
     "stages": "@",
+    "blocks": "#",
     "num_tokens": "n",
     "rank": "r",
     "alpha": "a",
 }
 _SKIPPED_FIELDS = {"enabled", "train", "activation", "targets"}
-_LONG_FIELDS = {"scale", "alpha", "stages", "placement", "kernel", "depth", "way", "rel_pos"}
+_LONG_FIELDS = {"scale", "alpha", "stages", "blocks", "placement"}
+_LONG_FIELDS |= {"kernel", "depth", "way", "rel_pos"}
 # Placements that are the method's normal one are not worth a word.
 _SKIPPED_VALUES = {"parallel", "all", "3x1x1", "deep", "prepend"}
 
@@ -33,20 +35,16 @@ def count_label(count: float) -> str:
 def config_label(config: Mapping[str, Scalar | None], *, brief: bool = False) -> str:
     """Methods and widths of a config: ``patt kv d8 s0.8 + adapter d16 @1+2``.
 
-    ``brief`` leaves out scales, stages and placements: ``patt kv d8 + adapter d16``.
+    ``brief`` leaves out scales, stages, blocks and placements: ``patt kv d8 + adapter d16``. A
+    value of every stage is written ``d8/-/4``, blocks as ``#1-3+6``.
 
-    Reads paths of the form ``petl.<method>.<field>``. A method without values is off; a config
-    without methods is a ``linear probe``, or ``nothing trained`` if its classifier is frozen too.
+    Reads paths of the form ``petl.<method>.<field>``, with ``.stage<number>`` behind it where a
+    stage has a value of its own. A method without values is off; a config without methods is a
+    ``linear probe``, or ``nothing trained`` if its classifier is frozen too.
     """
-    methods: dict[str, dict[str, Scalar]] = {}
-    for path, value in config.items():
-        root, _, rest = path.partition(".")
-        method, _, field = rest.partition(".")
-        if root == "petl" and method != "classifier" and field and value is not None:
-            methods.setdefault(method, {})[field] = value
     parts = [
         _method_label(method, fields, brief=brief)
-        for method, fields in methods.items()
+        for method, fields in _methods(config).items()
         if _is_on(fields)
     ]
     if parts:
@@ -59,9 +57,35 @@ def trial_label(record: TrialRecord, *, brief: bool = False) -> str:
     return record.name or config_label(record.config, brief=brief)
 
 
+def _methods(config: Mapping[str, Scalar | None]) -> dict[str, dict[str, Scalar]]:
+    """Every method's fields that have a value; those of the stages as one."""
+    methods: dict[str, dict[str, Scalar]] = {}
+    by_stage: dict[tuple[str, str], list[Scalar | None]] = {}
+    for path, value in config.items():
+        root, _, rest = path.partition(".")
+        method, _, field = rest.partition(".")
+        if root != "petl" or method == "classifier" or not field:
+            continue
+        field, _, stage = field.partition(".")
+        if stage:
+            by_stage.setdefault((method, field), []).append(value)
+            value = _of_stages(by_stage[method, field])  # noqa: PLW2901 - the last one counts
+        if value is not None:
+            methods.setdefault(method, {})[field] = value
+    return methods
+
+
+def _of_stages(values: list[Scalar | None]) -> Scalar | None:
+    """Write what the stages have: ``8/-/4``, or the one value if all have it."""
+    if len(set(values)) == 1:
+        return values[0]
+    return "/".join("-" if value is None else _value_label(value) for value in values)
+
+
 def _is_on(fields: Mapping[str, Scalar]) -> bool:
-    """Whether anything of it is there: no target or no stage turns a method off, too."""
-    if fields.get("enabled") is False or "none" in (fields.get("targets"), fields.get("stages")):
+    """Whether anything of it is there: no target, stage or block turns a method off, too."""
+    chosen = (fields.get(field) for field in ("targets", "kinds", "stages", "blocks"))
+    if fields.get("enabled") is False or "none" in chosen:
         return False
     return any(field != "enabled" and value != "" for field, value in fields.items())
 
@@ -72,9 +96,8 @@ def _method_label(method: str, fields: Mapping[str, Scalar], *, brief: bool) -> 
     for field, value in fields.items():
         if field in skipped or _is_normal(value):
             continue
-        words.append(
-            field if value is True else f"{_SHORT_FIELDS.get(field, '')}{_value_label(value)}"
-        )
+        shown = _in_runs(str(value)) if field == "blocks" else _value_label(value)
+        words.append(field if value is True else f"{_SHORT_FIELDS.get(field, '')}{shown}")
     return " ".join(word for word in words if word)
 
 
@@ -86,3 +109,14 @@ def _value_label(value: Scalar) -> str:
     if isinstance(value, float):
         return f"{value:.2g}"
     return str(value)
+
+
+def _in_runs(blocks: str) -> str:
+    """Write ``1+2+3+6`` as ``1-3+6``."""
+    runs: list[list[int]] = []
+    for block in map(int, blocks.split("+")):
+        if runs and block == runs[-1][-1] + 1:
+            runs[-1].append(block)
+        else:
+            runs.append([block])
+    return "+".join(f"{r[0]}-{r[-1]}" if len(r) > 2 else "+".join(map(str, r)) for r in runs)

@@ -5,7 +5,7 @@ Each check runs if what it needs could be read, whatever else is wrong.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from vpetl_ray.data.catalogue import get_source
@@ -15,21 +15,22 @@ from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import Arch, get_arch
 from vpetl_ray.petl.methods.position import kinds_of
 from vpetl_ray.petl.methods.prompt import max_overlap
+from vpetl_ray.spec.by_arch import ALL, AnyOfAll, PerStage, SpecDomain
 from vpetl_ray.spec.kinds import Wrong, show
 from vpetl_ray.spec.leaves import Given
 from vpetl_ray.spec.petl_sections import PetlSection
-from vpetl_ray.spec.search_spec import budget_mistake, flat_entry, space_tree, spaced
+from vpetl_ray.spec.place_checks import check_places, items_of
+from vpetl_ray.spec.search_spec import budget_mistake, spaced
 from vpetl_ray.spec.section import Section, section_of
 from vpetl_ray.spec.sections import DEMO_WEIGHTS, BudgetSection, TrainingSection
+from vpetl_ray.spec.space_tree import flat_entry, space_tree, start_mistake
 from vpetl_ray.tuning.domains import (
     Choice,
     Domain,
     Fixed,
     FloatRange,
     IntRange,
-    Scalar,
     Subset,
-    Value,
 )
 from vpetl_ray.tuning.space import GRID_POINTS, Space
 from vpetl_ray.tuning.space_size import num_structures, smallest_values
@@ -50,11 +51,11 @@ _BATCH = ("training", "batch_size")
 _WORKERS = ("resources", "workers_per_group")
 _CLASSES = ("data", "num_classes")
 # Parts of a space that cost least, in place of values that could not be read.
-_LEAST: Mapping[str, Domain] = {
+_LEAST: Mapping[str, SpecDomain] = {
     "enabled": Choice(options=(False, True)),
     "targets": Subset(items=("q", "k", "v")),
     "kinds": Subset(items=("norm1",)),
-    "stages": Fixed(value=(1,)),
+    "blocks": AnyOfAll(),
     "d_bottle": Fixed(value=1),
     "d_middle": Fixed(value=1),
     "rank": Fixed(value=1),
@@ -71,7 +72,7 @@ def check_together(found: Findings) -> None:
         return
     arch = get_arch(found.values[_ARCH])
     _check_weights(arch, found)
-    _check_stages(arch, found)
+    check_places(arch, found)
     _check_kinds(arch, found)
     _check_prompts(arch, found)
     _check_start(arch, found)
@@ -134,27 +135,11 @@ def _check_weights(arch: Arch, found: Findings) -> None:
         found.add(path, text)
 
 
-def _check_stages(arch: Arch, found: Findings) -> None:
-    """Every stage that could be read must exist."""
-    for name in _METHODS:
-        path = ("petl", name, "stages")
-        for at, stage in _items_of(found.values.get(path)):
-            if isinstance(stage, int) and stage > arch.num_stages:
-                found.fail(path)
-                known = ", ".join(map(str, range(1, arch.num_stages + 1)))
-                found.add(path, f"{stage} is not one of {known} (the stages of {arch.name})", at)
-        domain = found.values.get(path)
-        every = tuple(range(1, arch.num_stages + 1))
-        if isinstance(domain, Choice) and domain.contains("all") and domain.contains(every):
-            found.fail(path)
-            found.add(path, f"'all' and {show(list(every))} are the same stages")
-
-
 def _check_kinds(arch: Arch, found: Findings) -> None:
     """Every kind of the backbone's own parameters that could be read must exist."""
     path = ("petl", "position", "kinds")
     known = kinds_of(arch)
-    for at, kind in _items_of(found.values.get(path)):
+    for at, kind in items_of(found.values.get(path)):
         if kind not in known:
             found.fail(path)
             text = f"{show(kind)} is not one of {', '.join(known)} (what {arch.name} has)"
@@ -166,26 +151,15 @@ def _check_prompts(arch: Arch, found: Findings) -> None:
     tokens, way = ("petl", "prompt", "num_tokens"), ("petl", "prompt", "way")
     if not found.have(tokens, way) or not found.values[way].contains("overlap"):
         return
-    most, largest = max_overlap(arch), max(_numbers(found.values[tokens]))
+    searched = found.values[tokens]
+    domains = searched.domains if isinstance(searched, PerStage) else [searched]
+    most, largest = max_overlap(arch), max(n for domain in domains for n in _numbers(domain))
     if largest > most:
         found.fail(tokens)
         text = (
             f"must be at most {most} to overlap a window of {arch.name}, got {show(int(largest))}"
         )
         found.add(tokens, text)
-
-
-def _items_of(domain: Domain | None) -> Iterator[tuple[tuple[str | int, ...], Scalar]]:
-    """Yield every item of any member that is a list, with where it stands."""
-    match domain:
-        case Fixed(value=tuple() as items):
-            yield from (((), item) for item in items)
-        case Subset(items=items):
-            yield from ((("subset", i), item) for i, item in enumerate(items))
-        case Choice(options=options):
-            for i, option in enumerate(options):
-                if isinstance(option, tuple):
-                    yield from ((("choice", i), item) for item in option)
 
 
 def _check_start(arch: Arch, found: Findings) -> None:
@@ -213,16 +187,10 @@ def _start_mistake(keys: tuple[str, ...], value: object, arch: Arch, found: Find
     if keys not in found.values:
         return f"this space has no {keys[1]}"
     try:
-        member: Value = marker.kind.read(value)
+        given = marker.read(value) if isinstance(value, dict) else marker.kind.read(value)
     except Wrong as wrong:
         return str(wrong)
-    domain = found.values[keys]
-    if member == "all":
-        member = tuple(range(1, arch.num_stages + 1))
-    is_all = isinstance(domain, Fixed) and domain.value == "all"
-    if is_all or not isinstance(domain, Domain) or domain.contains(member):
-        return None
-    return f"{show(value)} is not a member of what is searched there"
+    return start_mistake(value, given, keys[-1], found.values[keys], arch)
 
 
 def _marker(keys: tuple[str, ...]) -> Given | None:
@@ -271,6 +239,12 @@ def _least_tree(arch: Arch, found: Findings) -> dict[str, Domain]:
             if path[:2] == ("petl", name) and len(path) == 3:
                 key = str(path[2])
                 fields[key] = _LEAST.get(key, model.model_fields[key].default)
+        if {("petl", name, "stages"), ("petl", name, "blocks")} & found.failed:
+            # What is right of the two may not fit to what was meant.
+            one, few = Fixed(value=(1,)), AnyOfAll()
+            by_blocks = fields.get("blocks") not in (None, Fixed(value=ALL))
+            places = {"stages": Fixed(value=ALL), "blocks": few} if by_blocks else {"stages": one}
+            fields.update(places)
         methods[name] = model.model_construct(**fields) if fields else None
     petl = PetlSection.model_construct(**methods)  # type: ignore[arg-type]
     training = {**found.section("training")}

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import yaml
 
+from vpetl_ray.spec.by_arch import Unresolved
 from vpetl_ray.spec.leaves import plain_domain
 from vpetl_ray.spec.section import Section
 from vpetl_ray.tuning.domains import Domain
@@ -63,7 +64,7 @@ def _section(section: Section) -> dict[str, Any]:
 def _plain(value: object) -> Any:
     if isinstance(value, Section):
         return _section(value)
-    if isinstance(value, Domain):
+    if isinstance(value, Domain | Unresolved):
         value = plain_domain(value)
     if isinstance(value, dict):
         return _OneLine({key: _plain(entry) for key, entry in value.items()})

@@ -1,7 +1,8 @@
 """The leaves of the spec's models: `Given` values, and `Searched` ones that may be domains.
 
 Both carry a kind. A domain is written `{choice: [..]}`, `{int: [low, high]}`,
-`{float: [low, high]}` or `{subset: [..]}`, its members being of that kind.
+`{float: [low, high]}` or `{subset: [..]}`, its members being of that kind; where a leaf may have a
+value for every stage, also `{per_stage: ..}`.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from typing import Any
 
 from pydantic_core import PydanticCustomError, core_schema
 
+from vpetl_ray.spec.by_arch import ALL, PER_STAGE, AnyOfAll, PerStage, SpecDomain, Unresolved
 from vpetl_ray.spec.document import INVALID
 from vpetl_ray.spec.kinds import Flag, Kind, Several, Whole, Wrong, read_items, show
 from vpetl_ray.tuning.domains import Choice, Domain, Fixed, FloatRange, IntRange, Subset, Value
@@ -37,13 +39,16 @@ class Given:
 class Searched(Given):
     """Marks a leaf of a model: a value of this kind, or a domain of such values."""
 
-    def read(self, raw: object) -> Domain:
+    per_stage: bool = False
+    """Whether every stage may have a value or domain of its own."""
+
+    def read(self, raw: object) -> SpecDomain:
         """Return the domain, or raise a `Wrong`."""
-        if isinstance(raw, Domain):
+        if isinstance(raw, Domain | Unresolved):
             return raw
-        if isinstance(raw, dict):
-            return read_domain(self.kind, raw)
-        return Fixed(value=self.kind.read(raw))
+        if isinstance(raw, dict) and self.per_stage and PER_STAGE in raw:
+            return _read_per_stage(self.kind, raw)
+        return _read_one(self.kind, raw)
 
 
 _DOMAIN_KEYS = frozenset({"choice", "int", "float", "subset"})
@@ -55,7 +60,42 @@ _OPTIONS: Mapping[str, frozenset[str]] = {
 }
 
 
-def read_domain(kind: Kind, raw: Mapping[str, Any]) -> Domain:
+def _read_one(kind: Kind, raw: object) -> SpecDomain:
+    return read_domain(kind, raw) if isinstance(raw, dict) else Fixed(value=kind.read(raw))
+
+
+def _read_per_stage(kind: Kind, raw: Mapping[str, Any]) -> PerStage:
+    unknown = [key for key in raw if key != PER_STAGE]
+    if unknown:
+        raise Wrong(f"unknown key {show(unknown[0])} beside per_stage", (unknown[0],))
+    given = raw[PER_STAGE]
+    if not isinstance(given, list):
+        return PerStage(domains=(_read_own(kind, given, (PER_STAGE,)),))
+    if not given:
+        raise Wrong("an empty list; give a value or domain for each stage", (PER_STAGE,))
+    domains: list[Domain] = []
+    found: list[tuple[tuple[str | int, ...], str]] = []
+    for i, entry in enumerate(given):
+        try:
+            domains.append(_read_own(kind, entry, (PER_STAGE, i)))
+        except Wrong as wrong:
+            found += wrong.found
+    if found:
+        raise Wrong.all_of(found)
+    return PerStage(domains=tuple(domains), is_list=True)
+
+
+def _read_own(kind: Kind, raw: object, at: tuple[str | int, ...]) -> Domain:
+    """Read the value or domain of one stage."""
+    try:
+        domain = _read_one(kind, raw)
+    except Wrong as wrong:
+        raise Wrong.all_of([((*at, *deeper), text) for deeper, text in wrong.found]) from wrong
+    assert isinstance(domain, Domain), "a number has no word for every stage or block"
+    return domain
+
+
+def read_domain(kind: Kind, raw: Mapping[str, Any]) -> SpecDomain:
     """Read `{choice: [..]}`, `{int: [..], log: true}`, `{float: [..]}` or `{subset: [..]}`."""
     given = sorted(set(raw) & _DOMAIN_KEYS)
     examples = " or ".join(f"{{{name}: ...}}" for name in kind.domains)
@@ -114,9 +154,11 @@ def _read_end(kind: Kind, raw: object, at: tuple[str | int, ...], *, log: bool) 
         raise Wrong(str(wrong), at) from wrong
 
 
-def _read_subset(kind: Kind, raw: Mapping[str, Any]) -> Domain:
+def _read_subset(kind: Kind, raw: Mapping[str, Any]) -> SpecDomain:
     if not isinstance(kind, Several):
         raise Wrong(f"must be {kind.allowed}, not a subset")
+    if raw["subset"] == ALL and ALL in kind.words:
+        return AnyOfAll(min_size=_option(raw, "min", Whole(low=0), default=0))
     items = kind.ordered(read_items(kind.item, raw["subset"], ("subset",)))
     if not items:
         raise Wrong(f"an empty subset; it needs {kind.allowed}", ("subset",))
@@ -158,8 +200,17 @@ def _show_keys(raw: Mapping[str, Any]) -> str:
     return show(", ".join(keys)) if raw else "an empty mapping"
 
 
-def plain_domain(domain: Domain) -> Any:
+def plain_domain(domain: SpecDomain) -> Any:
     """Write a domain as YAML does."""
+    if isinstance(domain, PerStage):
+        plain = [plain_domain(own) for own in domain.domains]
+        return {PER_STAGE: plain if domain.is_list else plain[0]}
+    if isinstance(domain, AnyOfAll):
+        return {"subset": ALL, **({"min": domain.min_size} if domain.min_size else {})}
+    return _plain_members(domain)
+
+
+def _plain_members(domain: Domain) -> Any:
     match domain:
         case Fixed(value=value):
             return _plain(value)

@@ -28,8 +28,11 @@ _SCALE = Number(above=0, words=("learned",))
 
 Switch: TypeAlias = Annotated[Domain, Searched(Flag())]
 Stages: TypeAlias = Annotated[Domain, Searched(Several(item=Whole(low=1, high=64), words=("all",)))]
-Width: TypeAlias = Annotated[Domain, Searched(_COUNT)]
-Scale: TypeAlias = Annotated[Domain, Searched(_SCALE)]
+Blocks: TypeAlias = Annotated[
+    Domain, Searched(Several(item=Whole(low=1, high=1024), words=("all",)))
+]
+Width: TypeAlias = Annotated[Domain, Searched(_COUNT, per_stage=True)]
+Scale: TypeAlias = Annotated[Domain, Searched(_SCALE, per_stage=True)]
 Activation: TypeAlias = Annotated[Domain, Searched(Word(options=tuple(ACTIVATIONS)))]
 Placement: TypeAlias = Annotated[Domain, Searched(Word(options=PLACEMENTS))]
 Targets: TypeAlias = Annotated[Domain, Searched(Several(item=Word(options=TARGETS), order=TARGETS))]
@@ -69,12 +72,20 @@ class MethodSection(Section):
 
     enabled: Switch = _switch()
     stages: Stages = _field("Stages whose blocks get it, from 1.", default="all")
+    blocks: Blocks = _field(
+        "Blocks of these stages that get it, from 1 over the whole network.", default="all"
+    )
 
 
 class OwnSection(MethodSection):
     """What methods have that train the backbone's own parameters."""
 
     stages: Stages = _field("Stages in which it is, from 1.", default="all")
+    blocks: Blocks = _field(
+        "Blocks of these stages in which it is, from 1 over the whole network; what is outside of "
+        "blocks (merging, patch embedding, last norm) is trained where this is all.",
+        default="all",
+    )
 
 
 class PattSection(MethodSection):
@@ -116,7 +127,7 @@ class LoraSection(MethodSection):
         Domain, Searched(Several(item=Word(options=LORA_TARGETS), order=LORA_TARGETS))
     ] = _field("Which layers it is beside, a pair each.", default=("q", "v"))
     rank: Width = Field(description="Rank of each pair.")
-    alpha: Annotated[Domain, Searched(replace(_SCALE, nullable=True))] = _field(
+    alpha: Annotated[Domain, Searched(replace(_SCALE, nullable=True), per_stage=True)] = _field(
         "alpha / rank is the factor; null: a factor of 1. learned: it is trained.", default=None
     )
 
@@ -159,8 +170,8 @@ class PattNoZSection(MethodSection):
     enabled: Switch = _switch(what="target")
     targets: Targets = _targets()
     d_bottle: Width = _width()
-    num_tokens: Annotated[Domain, Searched(replace(_COUNT, nullable=True))] = _field(
-        "Learned tokens; null: as many as a window has.", default=None
+    num_tokens: Annotated[Domain, Searched(replace(_COUNT, nullable=True), per_stage=True)] = (
+        _field("Learned tokens; null: as many as a window has.", default=None)
     )
     scale: Scale = _scale(0.8)
     activation: Activation = _activation("tanh")

@@ -29,6 +29,9 @@ A value is fixed, or, where the table says "searched", a domain:
 | `{int: [low, high]}` | a whole number; with `log: true`, or with `step: n` |
 | `{float: [low, high]}` | any number; with `log: true` |
 | `{subset: [a, b, c], min: n}` | any `n` or more of the items together |
+| `{subset: all, min: n}` | of stages and blocks: any `n` or more of all that the backbone has |
+| `{per_stage: ...}` | where it says "per stage": a value or domain for every stage by \
+itself, or a list with one for each stage |
 
 A domain offers what a fixed value may be. What is inactive in a config (the width of a method that
 is off, the learning rate of a linear probe) is not part of it. Relative paths start at the file;
@@ -59,7 +62,9 @@ def _section(model: type[Section], path: str) -> Iterator[str]:
 def _row(name: str, info: FieldInfo) -> str:
     marker = next(entry for entry in info.metadata if isinstance(entry, Given))
     allowed = marker.kind.allowed + (", or null" if marker.kind.nullable else "")
-    searched = "; searched" if isinstance(marker, Searched) else ""
+    searched = ""
+    if isinstance(marker, Searched):
+        searched = "; searched, per stage too" if marker.per_stage else "; searched"
     default = "required"
     if info.default is not PydanticUndefined:
         default = f"`{inline_yaml(info.default)}`"

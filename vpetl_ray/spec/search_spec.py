@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import replace
 from functools import cached_property
 from pathlib import Path
 from typing import Annotated, Any
@@ -30,8 +28,8 @@ from vpetl_ray.spec.sections import (
     TrackingSection,
     TrainingSection,
 )
+from vpetl_ray.spec.space_tree import space_tree, start_values
 from vpetl_ray.spec.special_kinds import AllOf, Name, budget_in_parameters
-from vpetl_ray.tuning.domains import Choice, Domain, Fixed, Value, as_domain
 from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.space_size import smallest_values
 from vpetl_ray.tuning.start import StartPlan, plan_start
@@ -166,7 +164,7 @@ class SearchSpec(Section):
         if LINEAR_PROBE not in names:
             names.insert(0, LINEAR_PROBE)
         own = {
-            entry["name"]: start_values(entry, self.arch)
+            entry["name"]: start_values(entry, self.petl, self.arch)
             for entry in self.search.start
             if not isinstance(entry, str)
         }
@@ -184,37 +182,6 @@ class SearchSpec(Section):
     def _sentence(self, path: KeyPath, text: str) -> str:
         where = f"{self._document.where(path)}: " if self._document else ""
         return f"{where}{'.'.join(map(str, path))}: {text}"
-
-
-def space_tree(petl: PetlSection, training: TrainingSection, arch: Arch) -> dict[str, Domain]:
-    """Write the spec's domains as `Space` wants them: flat, and with stages by number."""
-    tree: dict[str, Domain] = {}
-    for name, section in _subsections(petl):
-        for field in type(section).model_fields:
-            tree[f"petl.{name}.{field}"] = as_domain(getattr(section, field))
-    for field in TrainingSection.model_fields:
-        tree[f"training.{field}"] = as_domain(getattr(training, field))
-    return {path: _with_numbers(path, domain, arch) for path, domain in tree.items()}
-
-
-def start_values(entry: Mapping[str, Any], arch: Arch) -> dict[str, Value]:
-    """Write the user's start config as flat values; its values must have been checked."""
-    values: dict[str, Value] = {}
-    for path, value in flat_entry(entry):
-        plain = tuple(value) if isinstance(value, list) else value
-        domain = _with_numbers(".".join(path), Fixed(value=plain), arch)
-        values[".".join(path)] = domain.value if isinstance(domain, Fixed) else plain
-    return values
-
-
-def flat_entry(entry: Mapping[str, Any]) -> Iterator[tuple[tuple[str, ...], Any]]:
-    """Yield every value of a start config with its path."""
-    for part in ("petl", "training"):
-        for key, value in entry.get(part, {}).items():
-            if isinstance(value, dict):
-                yield from (((part, key, inner), v) for inner, v in value.items())
-            else:
-                yield (part, key), value
 
 
 def budget_mistake(budget: BudgetSection, space: Space) -> str | None:
@@ -240,22 +207,3 @@ def budget_mistake(budget: BudgetSection, space: Space) -> str | None:
 def spaced(number: int) -> str:
     """Write `1 234 567`."""
     return f"{number:,}".replace(",", " ")
-
-
-def _subsections(section: Section) -> Iterator[tuple[str, Section]]:
-    for name in type(section).model_fields:
-        value = getattr(section, name)
-        if isinstance(value, Section):
-            yield name, value
-
-
-def _with_numbers(path: str, domain: Domain, arch: Arch) -> Domain:
-    """Write `all` stages of this architecture as a tuple of numbers."""
-    if not path.endswith(".stages"):
-        return domain
-    every = tuple(range(1, arch.num_stages + 1))
-    if isinstance(domain, Fixed):
-        return Fixed(value=every) if domain.value == "all" else domain
-    if isinstance(domain, Choice):
-        return replace(domain, options=tuple(every if o == "all" else o for o in domain.options))
-    return domain

@@ -68,7 +68,8 @@ class Histogram:
         shares = (np.arange(NUM_DRAWS) + rng.random(NUM_DRAWS)) / NUM_DRAWS
         cumulative = np.cumsum(self.weights)
         places = np.searchsorted(cumulative, shares * cumulative[-1])
-        return self.counts[np.minimum(places, len(self.counts) - 1)]
+        drawn: NDArray[np.int64] = self.counts[np.minimum(places, len(self.counts) - 1)]
+        return drawn
 
 
 @dataclass(frozen=True, kw_only=True)

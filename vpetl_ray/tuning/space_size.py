@@ -83,10 +83,13 @@ def summarise(space: Space, budget: int | None = None) -> SpaceSummary:
     cumulative = np.cumsum(weights)
     median = counts[np.searchsorted(cumulative, cumulative[-1] / 2 * (1 - 1e-12))]
     within = 1.0 if budget is None else float(weights[counts <= budget].sum() / cumulative[-1])
+    smallest = int(counts[0])
+    if not histogram.exact:  # where counts are drawn, the smallest one is seldom among them
+        smallest = space.count(space.build(smallest_values(space)))
     return SpaceSummary(
         num_structures=num_structures(space),
         continuous=tuple(p for p, d in space.domains.items() if isinstance(d, FloatRange)),
-        smallest=int(counts[0]),
+        smallest=smallest,
         median=int(median),
         largest=int(counts[-1]),
         share_within_budget=within,
