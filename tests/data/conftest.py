@@ -33,11 +33,16 @@ def make_video() -> VideoMaker:
         rate: int = 25,
         shade: int = 0,
         pts: list[int] | None = None,
+        rotation: int = 0,
+        with_audio: bool = False,
     ) -> Path:
         path.parent.mkdir(parents=True, exist_ok=True)
         with av.open(str(path), "w") as container:
             stream = container.add_stream(codec, rate=rate)
             stream.width, stream.height, stream.pix_fmt = width, height, pix_fmt
+            if rotation:
+                stream.set_display_rotation(rotation)
+            audio = container.add_stream("libopus", rate=48000) if with_audio else None
             for index in range(num_frames):
                 image = np.full((height, width, 3), frame_value(index) + shade, np.uint8)
                 image[:, : width // 2] //= 2
@@ -46,6 +51,12 @@ def make_video() -> VideoMaker:
                     frame.pts = pts[index]
                 container.mux(stream.encode(frame))
             container.mux(stream.encode())
+            if audio is not None:
+                sound = np.zeros((1, 48000 * num_frames // rate), np.float32)
+                noise = av.AudioFrame.from_ndarray(sound, "fltp", "mono")
+                noise.sample_rate = 48000
+                container.mux(audio.encode(noise))
+                container.mux(audio.encode())
         return path
 
     return make

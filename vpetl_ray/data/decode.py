@@ -7,6 +7,7 @@ equal segments. A video shorter than that is looped: after its last frame comes 
 pytorchvideo decodes. Where it finds nothing in a file (it gives up on some containers' time
 stamps, and swallows the decoder's own message), PyAV reads the file directly, and the reason it
 gives is the reason that is reported. PyAV also reads frames too large to be held all at once.
+Frames are turned upright where the file says that the camera was not.
 """
 
 from __future__ import annotations
@@ -40,6 +41,8 @@ class _Header:
     """Frames a second."""
     is_timed: bool
     """Whether the stream says how long it is; pytorchvideo holds all of one that does not."""
+    quarter_turns: int
+    """How often the frames are turned by 90 degrees, counterclockwise, to be upright."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,7 +100,8 @@ def _decode_at(moment: Fraction, path: str, header: _Header, spec: ClipSpec) -> 
     frames_THWC = _decode_with_pytorchvideo(path, header, spec, moment)
     if frames_THWC is None:
         frames_THWC = _decode_with_pyav(path, header, spec, moment)
-    return scale_short_side(frames_THWC, spec.short_side)
+    upright_THWC = torch.rot90(frames_THWC, header.quarter_turns, dims=(1, 2))
+    return scale_short_side(upright_THWC, spec.short_side)
 
 
 def _read_header(path: str) -> _Header:
@@ -115,10 +119,30 @@ def _read_header(path: str) -> _Header:
                 num_frames = max(1, round(seconds * rate))
             is_timed = stream.duration is not None
             height, width = stream.height, stream.width
+            quarter_turns = _quarter_turns(container)
     except (OSError, ValueError, av.error.FFmpegError) as error:
         raise UnreadableVideoError(f"it cannot be opened as a video: {_reason(error)}") from error
     check_frame_size(height, width)
-    return _Header(height=height, width=width, num_frames=num_frames, rate=rate, is_timed=is_timed)
+    return _Header(
+        height=height,
+        width=width,
+        num_frames=num_frames,
+        rate=rate,
+        is_timed=is_timed,
+        quarter_turns=quarter_turns,
+    )
+
+
+def _quarter_turns(container: av.container.InputContainer) -> int:
+    """Read how a telephone was held: decoders leave the turning to whoever shows the video."""
+    if "mp4" not in container.format.name:
+        return 0  # no other container in use says it
+    try:
+        frame = next(container.decode(video=0), None)
+    except (OSError, ValueError, av.error.FFmpegError):
+        return 0  # why it cannot be decoded is found out, and said, later
+    angle = frame.rotation if frame is not None else 0
+    return round(angle / 90) % 4 if abs(angle) <= 360 else 0  # other numbers: it is no rotation
 
 
 def _duration(

@@ -15,7 +15,7 @@ Clip = NDArray[np.uint8]
 
 DECODER = (
     f"pytorchvideo {importlib.metadata.version('pytorchvideo')}, "
-    f"av {importlib.metadata.version('av')}, rules 1"
+    f"av {importlib.metadata.version('av')}, rules 2"
 )
 """Named in every clip store: another decoder, or other rules in decode.py, make another store."""
 
