@@ -136,7 +136,7 @@ def test_links_that_stay_inside_and_a_linked_root_are_fine(tmp_path: Path) -> No
         (["path,label,split", *rows("a", 2, "test")], "lists no training videos"),
         (["path,label,split", *rows("a", 3, "train"), *rows("b", 3, "train"),
           *rows("c", 1, "test")], "test has classes that train has no videos of: c"),
-        (["path,label", "a.mp4,a", "b.mp4,b"], "the val split has no videos"),
+        (["path,label", "a.mp4,a", "b.mp4,b"], "no class has videos enough to hold one out"),
     ],
     ids=["empty", "no header", "one class", "no train", "unknown class", "too few"],
 )  # fmt: skip

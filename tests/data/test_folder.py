@@ -6,6 +6,7 @@ import pytest
 
 from vpetl_ray.data.catalogue import open_data_set
 from vpetl_ray.data.data_set import DataSet
+from vpetl_ray.data.folder import list_folder
 from vpetl_ray.errors import DataError
 
 
@@ -126,3 +127,26 @@ def test_a_source_by_another_name_or_without_its_path_is_an_error(tmp_path: Path
         open_data_set("foldr", tmp_path, cache_root=tmp_path)
     with pytest.raises(DataError, match=r"data\.path: the source 'folder' needs"):
         open_data_set("folder", cache_root=tmp_path)
+
+
+def test_classes_of_one_or_two_videos_stay_in_train_and_that_is_said(tmp_path: Path) -> None:
+    for label, count in (("many", 9), ("two", 2), ("one", 1)):
+        (tmp_path / label).mkdir()
+        for i in range(count):
+            (tmp_path / label / f"{i}.mp4").touch()
+    data_set = list_folder("folder", tmp_path, val_share=0.1, split_seed=0)
+    labels = {split: [item.label for item in items] for split, items in data_set.splits.items()}
+    assert labels == {"train": [0] * 7 + [1, 2], "val": [0], "test": [0, 2]}
+    assert data_set.notes[1] == (
+        "classes with too few videos to hold one out: 2 of 3 for val, 1 of 3 for test"
+    )
+
+
+def test_a_folder_beside_the_splits_is_named(tmp_path: Path) -> None:
+    for split in ("train", "validate"):
+        for label in ("jump", "sit"):
+            (tmp_path / split / label).mkdir(parents=True)
+            for i in range(4):
+                (tmp_path / split / label / f"{i}.mp4").touch()
+    data_set = list_folder("folder", tmp_path, val_share=0.1, split_seed=0)
+    assert data_set.notes[-1] == "only train, val and test are read, not validate"

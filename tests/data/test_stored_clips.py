@@ -1,15 +1,19 @@
 """What training sees of stored clips: the bytes themselves, or reproducible augmentations."""
 
+from fractions import Fraction
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 
+from tests.data.conftest import VideoMaker, frame_value
 from vpetl_ray.data.clip_build import build_clip_store
 from vpetl_ray.data.clip_store import ClipStore
-from vpetl_ray.data.config import ClipSpec, ViewSpec
-from vpetl_ray.data.data_set import DataSet
+from vpetl_ray.data.config import ClipSpec, DataConfig, ViewSpec
+from vpetl_ray.data.data_set import SPLITS, DataSet, Split, VideoItem
+from vpetl_ray.data.decode import sample_indices
 from vpetl_ray.data.stored_clips import StoredClips
 from vpetl_ray.data.transforms import (
     centre_crop,
@@ -212,3 +216,45 @@ def test_ids_tell_apart_what_differs_in_pixels(noise_store: ClipStore) -> None:
         )
         == 5
     )
+
+
+SIZES = {"landscape": (56, 32), "portrait": (32, 56), "square": (40, 40)}
+
+
+@pytest.mark.parametrize("shape", SIZES)
+@pytest.mark.parametrize("sampling", ["dense", "uniform"])
+def test_the_twelve_views_of_a_real_video(
+    tmp_path: Path, make_video: VideoMaker, shape: str, sampling: Literal["dense", "uniform"]
+) -> None:
+    width, height = SIZES[shape]
+    paths = [
+        make_video(tmp_path / f"{n}.mp4", num_frames=n, width=width, height=height)
+        for n in (60, 3)  # the second is shorter than the clip
+    ]
+    items = tuple(VideoItem(path=str(path), label=0) for path in paths)
+    every: dict[Split, tuple[VideoItem, ...]] = dict.fromkeys(SPLITS, items)
+    data_set = DataSet(name="folder", root=tmp_path, classes=("a",), splits=every)
+    config = DataConfig(
+        source="folder", frames=4, size=28, short_side=32, sampling=sampling
+    ).multi_view()
+    path = build_clip_store(data_set, config.clip_spec(), tmp_path / "cache", num_processes=0)
+    clips = ClipStore.open(path).split("test", config.view_spec())
+    assert clips.num_views == 12
+    for index, num_frames in enumerate((60, 3)):
+        for segment in range(4):
+            moment = Fraction(2 * segment + 1, 8)
+            wanted = sample_indices(num_frames, config.clip_spec(), moment)
+            views = [clips.batch_view([index], 3 * segment + crop)[0] for crop in range(3)]
+            assert all(view.shape == (4, 28, 28, 3) for view in views)
+            for view in views:  # the right half of a frame tells its number, see the conftest
+                greys = view[:, 10:18, -4:].float().mean((1, 2, 3))
+                expected = torch.tensor([float(frame_value(i)) for i in wanted])
+                if shape != "landscape" or view is views[-1]:
+                    assert torch.allclose(greys, expected, atol=6), (segment, greys, expected)
+            whole = clips.segment(index, segment)
+            ends = (whole[:, 2:30, :28], whole[:, 2:30, -28:])
+            if shape == "portrait":
+                ends = (whole[:, :28, 2:30], whole[:, -28:, 2:30])
+            if shape != "square":
+                assert torch.equal(views[0], ends[0])
+                assert torch.equal(views[2], ends[1])

@@ -19,7 +19,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from vpetl_ray.data.data_set import DataSet, Split
-from vpetl_ray.data.splits import ByClass, complete_splits, data_set_of_videos
+from vpetl_ray.data.splits import ByClass, complete_splits, data_set_of_videos, no_videos
 from vpetl_ray.errors import DataError
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
@@ -58,7 +58,7 @@ def list_csv(path: Path, *, outside_paths: bool, val_share: float, split_seed: i
         raise DataError(f"data.path: {path} lists no training videos; {_EXPECTED}")
     splits, notes = complete_splits(given, val_share, split_seed, part="split", whole="manifest")
     classes = tuple(sorted(given["train"], key=_order))
-    _check(path, classes, splits)
+    _check(path, classes, splits, given)
     return data_set_of_videos("csv", path.parent, classes, splits, notes)
 
 
@@ -126,12 +126,17 @@ class _InsideCheck:
         return os.path.commonpath([self._root, real]) == self._root
 
 
-def _check(path: Path, classes: tuple[str, ...], splits: Mapping[Split, ByClass[str]]) -> None:
+def _check(
+    path: Path,
+    classes: tuple[str, ...],
+    splits: Mapping[Split, ByClass[str]],
+    given: Mapping[str, ByClass[str]],
+) -> None:
     if len(classes) < 2:
         raise DataError(f"data.path: {path} has only one class, {classes[0]!r}; {_EXPECTED}")
     for split, videos in splits.items():
         if not videos:
-            raise DataError(f"data.path: {path}: the {split} split has no videos")
+            raise DataError(f"data.path: {path}: {no_videos(split, given)}")
         if unknown := sorted(set(videos) - set(classes)):
             raise DataError(
                 f"data.path: {path}: {split} has classes that train has no videos of: "

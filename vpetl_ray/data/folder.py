@@ -15,7 +15,7 @@ from pathlib import Path
 
 from vpetl_ray.data.data_set import DataSet, Split
 from vpetl_ray.data.layout import need_folder, wrong_layout
-from vpetl_ray.data.splits import ByClass, complete_splits, data_set_of_videos
+from vpetl_ray.data.splits import ByClass, complete_splits, data_set_of_videos, no_videos
 from vpetl_ray.errors import DataError
 
 VIDEO_SUFFIXES = (
@@ -49,7 +49,8 @@ def list_folder(name: str, root: Path, *, val_share: float, split_seed: int) -> 
         given = {"train": _videos_by_class(root)}
     splits, notes = complete_splits(given, val_share, split_seed)
     classes = tuple(sorted(splits["train"]))
-    _check(root, classes, splits)
+    _check(root, classes, splits, given)
+    notes += _passed_over(root, split_folders)
     return data_set_of_videos(name, root, classes, splits, notes)
 
 
@@ -69,14 +70,28 @@ def _is_video(entry: os.DirEntry[str]) -> bool:
     return suffix in VIDEO_SUFFIXES and not entry.name.startswith(".") and entry.is_file()
 
 
-def _check(root: Path, classes: tuple[str, ...], splits: Mapping[Split, _Videos]) -> None:
+def _passed_over(root: Path, split_folders: list[str]) -> tuple[str, ...]:
+    """Name the folders beside the splits: one of them may be a split with another name."""
+    if not split_folders:
+        return ()
+    folders = (entry.name for entry in root.iterdir() if entry.is_dir())
+    others = sorted(name for name in folders if name not in split_folders and name[0] != ".")
+    return (f"only train, val and test are read, not {', '.join(others[:5])}",) if others else ()
+
+
+def _check(
+    root: Path,
+    classes: tuple[str, ...],
+    splits: Mapping[Split, _Videos],
+    given: Mapping[str, _Videos],
+) -> None:
     if not classes:
         raise wrong_layout(root, "no class folder with a video in it was found", _EXPECTED)
     if len(classes) < 2:
         raise wrong_layout(root, f"there is only one class, {classes[0]!r}", _EXPECTED)
     for split, videos in splits.items():
         if not videos:
-            raise wrong_layout(root, f"the {split} split has no videos", _EXPECTED)
+            raise wrong_layout(root, no_videos(split, given), _EXPECTED)
         if unknown := sorted(set(videos) - set(classes)):
             raise DataError(
                 f"data.path: {root}: {split} has classes that train has no videos of: "

@@ -44,7 +44,7 @@ def complete_splits(
         return {"train": train, "val": given["val"], "test": given["test"]}, ()
     if "test" in given:
         rest, val = hold_out(train, val_share, f"{seed}/val")
-        return {"train": rest, "val": val, "test": given["test"]}, ()
+        return {"train": rest, "val": val, "test": given["test"]}, _lacking(train, val=val)
     if "val" in given:
         rest, val = hold_out(train, val_share, f"{seed}/val")
         # Kinetics publishes figures on `val`. Choosing configs on it would spoil them.
@@ -52,13 +52,31 @@ def complete_splits(
             f"there is no test {part}: val is kept for the final figures, and "
             f"{val_share:.0%} of train is used to choose by"
         )
-        return {"train": rest, "val": val, "test": given["val"]}, (note,)
+        return {"train": rest, "val": val, "test": given["val"]}, (note, *_lacking(train, val=val))
     rest, test = hold_out(train, val_share, f"{seed}/test")
     train, val = hold_out(rest, val_share, f"{seed}/val")
+    lacking = _lacking(train, val=val, test=test)
     note = (
         f"the {whole} brings no splits: {val_share:.0%} each of every class for validation and test"
     )
-    return {"train": train, "val": val, "test": test}, (note,)
+    return {"train": train, "val": val, "test": test}, (note, *lacking)
+
+
+def _lacking(train: ByClass[Item], **held: ByClass[Item]) -> tuple[str, ...]:
+    """Say it where classes have too few items for one to be held out."""
+    counts = {split: len(train) - len(items) for split, items in held.items()}
+    said = [f"{number} of {len(train)} for {split}" for split, number in counts.items() if number]
+    return (f"classes with too few videos to hold one out: {', '.join(said)}",) if said else ()
+
+
+def no_videos(split: Split, given: Mapping[str, object]) -> str:
+    """Say why a split has no videos."""
+    if split in given:
+        return f"the {split} split has no videos"
+    return (
+        f"there is no {split} split, and no class has videos enough to hold one out for it; "
+        "a class needs 2, or 3 where test is split off, too"
+    )
 
 
 def hold_out(

@@ -18,7 +18,7 @@ from vpetl_ray.data.data_set import DataSet, VideoItem
 from vpetl_ray.data.pictures import data_set_of_pictures, find_published, read_published
 
 _FILE = "{}_32x32.mat"
-_EXPECTED = """expected
+_EXPECTED = """expected the cropped digits (format 2)
   {root}/train_32x32.mat
   {root}/test_32x32.mat"""
 
