@@ -8,7 +8,6 @@ from vpetl_ray.models.build import build_model
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
-from vpetl_ray.petl.method import OwnMethod
 from vpetl_ray.petl.methods import (
     AdapterConfig,
     BitFitConfig,
@@ -18,6 +17,7 @@ from vpetl_ray.petl.methods import (
     PositionConfig,
     PromptConfig,
 )
+from vpetl_ray.petl.own_method import OwnMethod
 
 SWIN_B = get_arch("swin3d_b")
 ADAPTER = AdapterConfig(d_bottle=64)

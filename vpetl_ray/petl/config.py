@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.petl.checks import describe_unknown
-from vpetl_ray.petl.method import Arch, OwnMethod, method_to_dict
+from vpetl_ray.petl.method import Arch, method_to_dict
 from vpetl_ray.petl.methods import METHODS, FullConfig, MethodConfig
+from vpetl_ray.petl.own_method import OwnMethod
 from vpetl_ray.petl.places import Places
 
 

@@ -4,7 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from vpetl_ray.petl.config import PetlConfig
-from vpetl_ray.petl.method import Arch, OwnMethod
+from vpetl_ray.petl.method import Arch
+from vpetl_ray.petl.own_method import OwnMethod
 
 CLASSIFIER = "classifier"
 """The part that is the classifier."""

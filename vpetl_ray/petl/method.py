@@ -6,7 +6,7 @@ table there; the contract tests then run on it.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Collection, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field, fields, replace
 from typing import Any, ClassVar, Protocol, Self
 
@@ -16,9 +16,8 @@ from torch import nn
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models import arch_base, backbone, blocks
 from vpetl_ray.models.arch import BlockSite
-from vpetl_ray.models.own_tensors import OwnTensor
 from vpetl_ray.petl.checks import check_whole_number
-from vpetl_ray.petl.places import Places, block_sites, own_tensors
+from vpetl_ray.petl.places import Places, block_sites
 from vpetl_ray.petl.seeding import seeded
 
 # Of any family: methods rely on block sites and seams alone.
@@ -261,49 +260,6 @@ class SeamMethod(BlockMethod):
             seam=self.seam(block),
             module=self.build(site, generator),
         )
-
-
-@dataclass(frozen=True, kw_only=True)
-class OwnMethod(StageMethod):
-    """A method that trains tensors which the backbone has already, in place."""
-
-    @abstractmethod
-    def trains(self, tensor: OwnTensor) -> bool:
-        """Whether it trains this tensor, where it is placed."""
-
-    def own_tensors(self, arch: Arch) -> list[OwnTensor]:
-        """Every tensor that is trained; where blocks are named, only tensors inside of them."""
-        return [
-            tensor
-            for tensor in own_tensors(arch)
-            if (self.stages is None or tensor.stage in self.stages)
-            and (self.blocks is None or tensor.block in self.blocks)
-            and self.trains(tensor)
-        ]
-
-    def places(self, arch: Arch) -> Places:
-        """Tell where something is trained."""
-        tensors = self.own_tensors(arch)
-        return Places.of(
-            (tensor.block for tensor in tensors if tensor.block is not None),
-            (tensor.stage for tensor in tensors if tensor.block is None),
-        )
-
-    def count(self, arch: Arch, *, but: Collection[str] = ()) -> dict[str, int]:
-        """Trainable parameters by stage, without the tensors that are named in `but`."""
-        parts: dict[str, int] = {}
-        for tensor in self.own_tensors(arch):
-            if tensor.name not in but:
-                key = f"{self.name}.stage{tensor.stage}"
-                parts[key] = parts.get(key, 0) + tensor.size
-        return parts
-
-    def place(self, model: Backbone, seed: int) -> Iterator[Placement]:
-        """Every tensor that is trained, in the model's order."""
-        stages = {tensor.name: tensor.stage for tensor in self.own_tensors(model.arch)}
-        for name, parameter in model.named_parameters():
-            if name in stages:
-                yield Unfrozen(name=f"backbone.{name}", stage=stages[name], parameter=parameter)
 
 
 def method_to_dict(method: Method) -> dict[str, Any]:

@@ -10,49 +10,29 @@ from __future__ import annotations
 import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cache, reduce
 from itertools import combinations, product
-from typing import Generic, TypeAlias, TypeVar
+from typing import TypeAlias, TypeVar
 
 import numpy as np
 
 from vpetl_ray.petl.places import block_sites
-from vpetl_ray.tuning.domains import Domain, FloatRange, IntRange, Subset, Value
+from vpetl_ray.tuning.choosing import Sums, choose
+from vpetl_ray.tuning.domains import Subset, Value
 from vpetl_ray.tuning.histogram import CountTable, Histogram
-from vpetl_ray.tuning.method_space import MethodSpace, base_of, grid_members, stage_of
+from vpetl_ray.tuning.members import counted_classes, first, is_thinned, num_truthy, small_members
+from vpetl_ray.tuning.method_space import MethodSpace, stage_of
 
-MAX_MEMBERS = 256
-"""Members of one domain that are looked at before it is thinned."""
 MAX_SETS = 500
 """Smallest sets of blocks that are compared before only the cheapest blocks are taken."""
-_STRENGTHS = ("scale", "alpha")  # of their members only the word `learned` costs a parameter
 
 T = TypeVar("T")
 Fields: TypeAlias = tuple[tuple[str, Value], ...]
 """Fields and their values; a tuple, to be a key."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Sums(Generic[T]):
-    """How numbers of configs, or histograms of what they cost, are put together."""
-
-    nothing: T
-    """Of one config that has nothing."""
-    both: Callable[[T, T], T]
-    """Of configs that consist of one of each."""
-    either: Callable[[T, T], T]
-    """Of the configs of both."""
-    times: Callable[[T, int], T]
-    """Of so many configs in place of each."""
-
-    def put(self, into: dict[int, T], key: int, value: T) -> None:
-        """Put it in, beside what is there."""
-        into[key] = self.either(into[key], value) if key in into else value
-
-
-_NUMBERS: _Sums[int] = _Sums(nothing=1, both=operator.mul, either=operator.add, times=operator.mul)
-_HISTOGRAMS = _Sums(
+_NUMBERS: Sums[int] = Sums(nothing=1, both=operator.mul, either=operator.add, times=operator.mul)
+_HISTOGRAMS = Sums(
     nothing=Histogram.nothing(),
     both=Histogram.plus,
     either=Histogram.also,
@@ -70,13 +50,13 @@ class MethodCounts:
         fields = [f for f in method.domains if f not in ("enabled", "stages", "blocks")]
         self._shared = [field for field in fields if stage_of(field) is None]
         self._counted = [field for field in self._shared if field in method.counted]
-        self._is_thinned = any(_is_thinned(method.domains[field]) for field in fields)
+        self._is_thinned = any(is_thinned(method.domains[field]) for field in fields)
 
     def num_on(self) -> int:
         """Distinct configs of it, with one in place of each continuous range, off left out."""
         domains = self.method.domains
-        num = _num_truthy(domains["enabled"]) * math.prod(
-            _num_truthy(domains[field])
+        num = num_truthy(domains["enabled"]) * math.prod(
+            num_truthy(domains[field])
             if field in self.method.gates
             else domains[field].num_structures
             for field in self._shared
@@ -123,7 +103,7 @@ class MethodCounts:
             counts = [[self.count_blocks(shared, stage, num_blocks)] for shared, _ in classes]
             return CountTable(counts=np.array(counts, np.int64), weights=np.ones(1))
 
-        sums = _Sums(
+        sums = Sums(
             nothing=CountTable.nothing(len(classes)),
             both=CountTable.plus,
             either=CountTable.also,
@@ -148,7 +128,7 @@ class MethodCounts:
         assert found is not None, "it can be on, so it can be somewhere"
         return found
 
-    def _over_places(self, at_stage: Callable[[int, int], T], sums: _Sums[T]) -> T | None:
+    def _over_places(self, at_stage: Callable[[int, int], T], sums: Sums[T]) -> T | None:
         """Go over all sets of stages or blocks but the empty one; None if there is no other.
 
         Args:
@@ -158,7 +138,7 @@ class MethodCounts:
         if isinstance(self.where, Subset):
             by_stage = self._by_stage(self.where.items)
             groups = [self._group(at_stage, s, num, sums) for s, num in by_stage.items()]
-            return _choose(groups, max(self.where.min_size, 1), sums)
+            return choose(groups, max(self.where.min_size, 1), sums)
         sets = [
             reduce(sums.both, (at_stage(*pair) for pair in self._by_stage(chosen).items()))
             for chosen in self.where.members()
@@ -167,7 +147,7 @@ class MethodCounts:
         return reduce(sums.either, sets) if sets else None
 
     def _group(
-        self, at_stage: Callable[[int, int], T], stage: int, num_blocks: int, sums: _Sums[T]
+        self, at_stage: Callable[[int, int], T], stage: int, num_blocks: int, sums: Sums[T]
     ) -> dict[int, T]:
         """What a stage gives, by how many of its items are chosen: itself, or its blocks."""
         if not self._takes_blocks:
@@ -193,13 +173,13 @@ class MethodCounts:
 
     def _classes_of(self, fields: Sequence[str]) -> list[tuple[Fields, float]]:
         """Values that count differently, and how many configs each stands for."""
-        classes = (_classes(field, self.method.domains[field]) for field in fields)
+        per_field = (counted_classes(field, self.method.domains[field]) for field in fields)
         return [
             (
                 tuple(zip(fields, (value for value, _ in chosen), strict=True)),
                 math.prod(weight for _, weight in chosen),
             )
-            for chosen in product(*classes)
+            for chosen in product(*per_field)
         ]
 
     def _count_blocks(self, fields: Fields, stage: int, num_blocks: int) -> int:
@@ -215,15 +195,15 @@ class MethodCounts:
 
     def _count(self, fields: Fields, where: Mapping[str, Value], stage: int) -> int:
         domains = self.method.domains.items()
-        values = {f: _first(domain) for f, domain in domains if stage_of(f) in (None, stage)}
+        values = {f: first(domain) for f, domain in domains if stage_of(f) in (None, stage)}
         (config,) = self.method.configs_of({**values, **dict(fields), **where})
         return sum(config.count(self.method.arch).values())
 
     def _small_configs(self) -> Iterator[tuple[int, dict[str, Value]]]:
         """Configs of which one is the smallest, with their counts."""
         domains = self.method.domains
-        others = {f: _first(domains[f]) for f in self._shared if f not in self._counted}
-        members = [list(_small_members(domains[field])) for field in self._counted]
+        others = {f: first(domains[f]) for f in self._shared if f not in self._counted}
+        members = [list(small_members(domains[field])) for field in self._counted]
         for chosen in product(*members):
             shared = tuple(zip(self._counted, chosen, strict=True))
             for where in self._small_places(shared):
@@ -252,73 +232,7 @@ class MethodCounts:
     def _cheapest(self, shared: Fields, stage: int, num_blocks: int) -> tuple[int, Fields]:
         """Return the values by stage that cost least at one stage."""
         fields = self._own_fields(stage)
-        members = [list(_small_members(self.method.domains[field])) for field in fields]
+        members = [list(small_members(self.method.domains[field])) for field in fields]
         options = [tuple(zip(fields, chosen, strict=True)) for chosen in product(*members)]
         costs = [self.count_blocks((*shared, *own), stage, num_blocks) for own in options]
         return min(zip(costs, options, strict=True), key=lambda pair: pair[0])
-
-
-def _choose(groups: Sequence[Mapping[int, T]], at_least: int, sums: _Sums[T]) -> T | None:
-    """Choose `at_least` items or more from groups; None if there are not so many.
-
-    Args:
-        groups: how many items are chosen from a group to what that gives, in all its ways.
-        at_least: at least 1.
-        sums: how that is put together.
-    """
-    states = {0: sums.nothing}
-    for group in groups:
-        after = dict(states)
-        for num, state in states.items():
-            gives: dict[int, T] = {}
-            for more, given in group.items():
-                sums.put(gives, min(num + more, at_least), given)
-            for total, given in gives.items():
-                sums.put(after, total, sums.both(state, given))
-        states = after
-    return states.get(at_least)
-
-
-def _num_truthy(domain: Domain) -> int:
-    """Members that do not turn a method off."""
-    if isinstance(domain, Subset):
-        return domain.num_structures - (domain.min_size == 0)
-    return sum(bool(member) for member in grid_members(domain, 1))
-
-
-def _classes(field: str, domain: Domain) -> list[tuple[Value, float]]:
-    """Members that count differently, and how many members each stands for."""
-    if base_of(field) not in _STRENGTHS:
-        return _thinned(domain)
-    members = list(grid_members(domain, 1))
-    words = [member for member in members if isinstance(member, str)]
-    numbers = [member for member in members if not isinstance(member, str)]
-    classes: list[tuple[Value, float]] = [(word, 1.0) for word in words]
-    return classes + ([(numbers[0], float(len(numbers)))] if numbers else [])
-
-
-def _is_thinned(domain: Domain) -> bool:
-    return isinstance(domain, IntRange) and domain.num_structures > MAX_MEMBERS
-
-
-def _thinned(domain: Domain) -> list[tuple[Value, float]]:
-    """Members without the empty one, evenly thinned where there are too many, and their weights."""
-    if isinstance(domain, IntRange) and _is_thinned(domain):
-        places = np.linspace(0, domain.num_structures - 1, MAX_MEMBERS).round().astype(int)
-        weight = domain.num_structures / MAX_MEMBERS
-        return [(domain.low + domain.step * int(i), weight) for i in places]
-    return [(member, 1.0) for member in grid_members(domain, 1) if member != ()]
-
-
-def _small_members(domain: Domain) -> Iterator[Value]:
-    """Members that can be the smallest: more width or targets never cost less."""
-    if isinstance(domain, IntRange | FloatRange):
-        yield _first(domain)
-    elif isinstance(domain, Subset):
-        yield from combinations(domain.items, max(domain.min_size, 1))
-    else:
-        yield from (member for member in grid_members(domain, 1) if member != ())
-
-
-def _first(domain: Domain) -> Value:
-    return next(iter(grid_members(domain, 1)))

@@ -21,8 +21,8 @@ import numpy as np
 from vpetl_ray.models.arch import count_backbone
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
-from vpetl_ray.petl.method import OwnMethod
 from vpetl_ray.petl.methods import METHODS
+from vpetl_ray.petl.own_method import OwnMethod
 from vpetl_ray.tuning.domains import Domain, FloatRange, Value
 from vpetl_ray.tuning.histogram import Histogram
 from vpetl_ray.tuning.method_counts import MethodCounts

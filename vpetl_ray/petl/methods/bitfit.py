@@ -5,7 +5,7 @@ from typing import ClassVar
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.own_tensors import OwnTensor
-from vpetl_ray.petl.method import OwnMethod
+from vpetl_ray.petl.own_method import OwnMethod
 
 
 @dataclass(frozen=True, kw_only=True)

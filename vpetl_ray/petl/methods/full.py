@@ -4,7 +4,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from vpetl_ray.models.own_tensors import OwnTensor
-from vpetl_ray.petl.method import OwnMethod
+from vpetl_ray.petl.own_method import OwnMethod
 
 
 @dataclass(frozen=True, kw_only=True)

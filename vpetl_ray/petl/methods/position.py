@@ -6,7 +6,8 @@ from typing import ClassVar
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.own_tensors import KINDS, OwnTensor
 from vpetl_ray.petl.checks import check_names
-from vpetl_ray.petl.method import Arch, OwnMethod
+from vpetl_ray.petl.method import Arch
+from vpetl_ray.petl.own_method import OwnMethod
 
 
 @dataclass(frozen=True, kw_only=True)
