@@ -10,8 +10,9 @@ from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig, make_method
 from vpetl_ray.petl.count import count_trainable
-from vpetl_ray.petl.method import OwnMethod, method_to_dict
+from vpetl_ray.petl.method import method_to_dict
 from vpetl_ray.petl.methods import METHODS, MethodConfig
+from vpetl_ray.petl.own_method import OwnMethod
 
 pytestmark = pytest.mark.every_backbone
 
