@@ -40,13 +40,28 @@ def front_table(front: Sequence[TrialRecord], *, title: str | None = None) -> Ta
     return table
 
 
+def list_table(records: Sequence[TrialRecord], *, title: str | None = None) -> Table:
+    """Write the rows of a list, in its order: name, parameters, validation and test accuracy."""
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
+    table.add_column("config", overflow="fold", max_width=44)
+    for name in ("parameters", "top-1 %", "test %"):
+        table.add_column(name, justify="right")
+    for record in records:
+        cells = [trial_label(record), f"{record.trainable_params:,}"]
+        if record.state is TrialState.COMPLETE:
+            cells += [percent_label(record.top1), percent_label(record.test_top1)]
+        else:
+            cells += [record.state.value, "-"]
+        table.add_row(*cells)
+    return table
+
+
 class SearchDisplay(StageDisplay):
     """Watches a search (see `tuning.searcher.SearchObserver`) and shows where it is.
 
     Args:
         console: where to write; a terminal gets a live table, anything else plain lines.
         name: of the search.
-        num_trials: trials it will train.
         clock: seconds that never go back.
     """
 
@@ -55,19 +70,18 @@ class SearchDisplay(StageDisplay):
         console: Console,
         *,
         name: str,
-        num_trials: int,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(console, name=name, clock=clock)
-        self._num_trials = num_trials
-        self._num_groups = 0
+        self._num_trials = self._num_groups = 0
         self._records: list[TrialRecord] = []
         self._num_before = 0
         self._first_start: float | None = None
         self._running: dict[str, EpochRow | None] = {}
 
-    def begin(self, records: Sequence[TrialRecord], num_groups: int) -> None:
-        """Trials can be run from now on; `records` are those of an earlier run."""
+    def begin(self, records: Sequence[TrialRecord], num_groups: int, num_trials: int) -> None:
+        """Trials can be run from now on, so many; `records` are those of an earlier run."""
+        self._num_trials = num_trials
         self._records = list(records)
         self._num_before = self._num_trained()
         self._num_groups = num_groups

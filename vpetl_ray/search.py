@@ -13,8 +13,8 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vpetl_ray.console import front_table
-from vpetl_ray.errors import SearchError, VpetlError
+from vpetl_ray.console import front_table, list_table
+from vpetl_ray.errors import SearchError, SpecError, VpetlError
 from vpetl_ray.results_folder import check_folder
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
@@ -55,10 +55,10 @@ def search(
     try:
         loaded = load_spec(spec, given)
         directory = (out or Path("runs") / loaded.name).absolute()
-        loaded.check_files()
         if dry_run:
             _print_dry_run(console, loaded, address)
             return
+        loaded.check_files()
         check_folder(directory, loaded, resume=resume)
     except VpetlError as error:
         _fail(str(error), EXIT_INPUT)
@@ -81,6 +81,9 @@ def _search(
     from vpetl_ray.tuning.run import TrialsEnd  # noqa: PLC0415
 
     result = SearchJob(spec, directory, address=address, console=console).run()
+    if spec.is_list and result.records:
+        console.print()
+        console.print(list_table(result.records, title=spec.name))
     if result.front:
         console.print()
         console.print(front_table(result.front, title="Pareto front"))
@@ -111,7 +114,10 @@ def _print_dry_run(console: Console, spec: SearchSpec, address: str | None) -> N
     from vpetl_ray.tuning.cluster import free_nodes, ray_session  # noqa: PLC0415
 
     num_classes, nodes = None, None
-    if spec.data.path is not None:
+    missing = spec.missing_files()
+    if missing and not spec.knows_classes:
+        raise SpecError("\n".join(missing))
+    if spec.data.path is not None and Path(spec.data.path).exists():
         num_classes = len(spec.data_config().list_videos().classes)
     if address or os.environ.get("RAY_ADDRESS"):
         with ray_session(address):
@@ -122,6 +128,8 @@ def _print_dry_run(console: Console, spec: SearchSpec, address: str | None) -> N
     for name, value in plan.facts():
         table.add_row(name, Text(value))
     console.print(table)
+    for sentence in missing:
+        console.print(f"missing: {sentence}", markup=False, highlight=False, soft_wrap=True)
 
 
 def _resume_command() -> str:

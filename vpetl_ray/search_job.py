@@ -30,7 +30,7 @@ from vpetl_ray.spec.search_spec import SearchSpec, spaced
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
 from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
-from vpetl_ray.tuning.run import TrialsEnd, measure_test, run_trials
+from vpetl_ray.tuning.run import TestedTrials, TrialsEnd, measure_test, run_trials
 from vpetl_ray.tuning.searcher import SearchObserver
 from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.trial_protocol import GroupSetup
@@ -43,6 +43,8 @@ class SearchResult:
 
     front: tuple[TrialRecord, ...]
     """Cheapest first, with test accuracies where the search was not interrupted."""
+    records: tuple[TrialRecord, ...]
+    """Of every trial, in the order in which they were proposed."""
     end: TrialsEnd
     num_trained: int
     tracking: TrackingReport
@@ -76,7 +78,7 @@ class SearchJob:
         self._spec = spec
         self._directory = directory
         self._address = address
-        self._display = SearchDisplay(console, name=spec.name, num_trials=spec.search.trials)
+        self._display = SearchDisplay(console, name=spec.name)
 
     def run(self) -> SearchResult:
         """Search.
@@ -107,7 +109,8 @@ class SearchJob:
         stack.callback(start_groups(setup, plan, dispatcher).close)
         observers: list[SearchObserver] = [self._display]
         study = self._open_study(num_classes, observers)
-        self._display.begin(study.records, plan.num_groups)
+        num_trials = self._spec.num_trials(num_classes)
+        self._display.begin(study.records, plan.num_groups, num_trials)
         tracker = Tracker(self._tracking_info(study, store), warn=self._display.note)
         tracker.start()
         files = SearchFiles(
@@ -116,6 +119,7 @@ class SearchJob:
             facts=self._facts(store),
             tracker=tracker,
             records=study.records,
+            keeps_all=self._spec.search.test == "all",
             warn=self._display.note,
         )
         observers.append(files)
@@ -124,7 +128,7 @@ class SearchJob:
             end = run_trials(
                 study,
                 dispatcher,
-                num_trials=self._spec.search.trials,
+                num_trials=num_trials,
                 num_concurrent=plan.num_groups,
                 max_minutes=self._spec.search.max_minutes,
                 observers=observers,
@@ -132,8 +136,17 @@ class SearchJob:
             )
             status = "KILLED" if end is TrialsEnd.INTERRUPTED else "FINISHED"
             if end is not TrialsEnd.INTERRUPTED:
-                self._display.stage("measuring the front on the test split")
-                measure_test(study, dispatcher, files.read_tensors, on_record=files.on_record)
+                which: TestedTrials = self._spec.search.test
+                what = "the front" if which == "front" else "all trials"
+                self._display.stage(f"measuring {what} on the test split")
+                measure_test(
+                    study,
+                    dispatcher,
+                    files.read_tensors,
+                    which=which,
+                    num_concurrent=plan.num_groups,
+                    on_record=files.on_record,
+                )
         finally:
             files.close()
             tracking = tracker.finish(status, timeout=SECONDS_FOR_TRACKING)
@@ -141,6 +154,7 @@ class SearchJob:
         failures = [r.reason for r in study.records if r.state is TrialState.FAILED]
         return SearchResult(
             front=tuple(front_of(study.records)),
+            records=tuple(study.records),
             end=end,
             num_trained=study.num_trained,
             tracking=tracking,
@@ -200,7 +214,7 @@ class SearchJob:
                 "skipped_videos": len(store.skipped),
                 "budget": spec.budget_limit(num_classes),
                 "sampler": spec.search.sampler,
-                "trials": spec.search.trials,
+                "trials": spec.num_trials(num_classes),
                 "seed": spec.seed,
                 "space": spec.space(num_classes).summary().size_text,
             },

@@ -231,3 +231,42 @@ def test_resume_with_another_spec_is_refused_naming_the_difference(spec_file, tm
     changed = load_spec(spec_file, ["training.epochs=9"])
     with pytest.raises(SpecError, match=r"training\.epochs: was 2, is 9"):
         check_folder(tmp_path / "results", changed, resume=True)
+
+
+@pytest.mark.timeout(280)
+def test_a_list_trains_its_rows_and_measures_each_on_test(run, spec_file, tmp_path):
+    rows = (
+        "{name: one, petl: {patt: {targets: [k, v], d_bottle: 4, stages: [2]}}}, "
+        "{name: probe}, {name: two, petl: {patt: {targets: [v], d_bottle: 4, stages: [2]}}}"
+    )
+    out = tmp_path / "out"
+    done = run(
+        "search", spec_file, "--out", out,
+        "--set", f"search={{sampler: list, test: all, start: [{rows}]}}",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    table = pd.read_parquet(out / "trials.parquet")
+    assert table.name.tolist() == ["one", "probe", "two"]
+    assert table.test_top1.notna().all()
+    shown = done.stdout[done.stdout.rindex("measuring all trials") :].splitlines()
+    names = [line.split()[0] for line in shown[4:7]]
+    assert names == ["one", "probe", "two"], shown
+    front = {member["id"] for member in json.loads((out / "front.json").read_text())["front"]}
+    assert {path.stem for path in (out / "adapters").iterdir()} == front
+    tested = [
+        run.data.metrics["test_top1"] for run in _runs(out) if "test_top1" in run.data.metrics
+    ]
+    assert len(tested) == 3
+
+
+def test_dry_run_of_a_list_needs_no_data_where_its_classes_are_known(run, tmp_path):
+    table = Path(__file__).parents[2] / "search_spaces" / "paper" / "table4_targets.yaml"
+    done = run("search", table, "--dry-run")
+    assert done.returncode == 0, done.stderr
+    assert "No Z (K, V) (8 737 710)" in done.stdout
+    assert "paper/../" not in done.stdout
+    assert "data/ssv2 does not exist; expected" in done.stdout
+    done = run("search", table)
+    assert done.returncode == 2
+    assert "data/ssv2 does not exist; expected" in done.stderr
+    assert not (tmp_path / "runs").exists()

@@ -216,6 +216,70 @@ def test_own_start_configs_reach_the_plan(write):
     assert spec.space().build(wide.values).describe() == "patt(v) 4"
 
 
+LIST = "search={sampler: list, start: [{name: wide, petl: {patt: {d_bottle: 4}}}, linear_probe]}"
+
+
+def test_a_list_is_exactly_its_start_configs_in_their_order(write):
+    spec = load_spec(write(), [LIST])
+    assert [trial.name for trial in spec.start_plan().trials] == ["wide", "linear probe"]
+    assert (spec.search.trials, spec.num_trials()) == (None, 2)
+    assert load_spec(write(), [LIST, "search.trials=1"]).num_trials() == 1
+    only = load_spec(write(), [LIST, "search.only=[wide]"])
+    assert [trial.name for trial in only.start_plan().trials] == ["wide"]
+    assert only.num_trials() == 1
+
+
+def test_a_list_need_not_have_the_linear_probe_and_a_grid_is_all_of_it(write):
+    start = "search.start=[{name: wide, petl: {patt: {d_bottle: 4}}}]"
+    spec = load_spec(write(), ["search.sampler=list", start])
+    assert [trial.name for trial in spec.start_plan().trials] == ["wide"]
+    grid = load_spec(write(), ["search.sampler=grid"])
+    assert grid.num_trials() == grid.space().summary().size == 15
+    assert load_spec(write()).search.trials == load_spec(write()).num_trials() == 30
+
+
+@pytest.mark.parametrize(
+    ("overrides", "message"),
+    [
+        (["search.sampler=list"], "search.start: is missing; the configs of a list are"),
+        (["search={sampler: list, start: []}"], "search.start: is empty; the configs of a list"),
+        (
+            [LIST, "search.only=[wied]"],
+            "search.only: 'wied' is not in search.start; did you mean 'wide'?; it has wide, linear",
+        ),
+        (["search.only=[wide]", "search.start=[linear_probe]"], "search.only: is for search.samp"),
+        (
+            ["search={sampler: list, start: [paper_adapter]}"],
+            "search.start: paper_adapter cannot be in the list: this space has no adapter",
+        ),
+        (
+            [LIST.replace("linear_probe", "{name: again, petl: {patt: {d_bottle: 4}}}")],
+            "search.start: 'wide' and 'again' are the same config; take one of them out",
+        ),
+        (
+            [LIST, "budget.trainable_params=2k"],
+            "search.start: 'wide' has 10 084 parameters, above the budget of 2 000",
+        ),
+        (
+            [LIST, "petl.classifier.train=false"],
+            "search.start: linear_probe cannot be in the list: petl.classifier.train cannot be",
+        ),
+    ],
+    ids=[
+        "no start",
+        "empty start",
+        "unknown name",
+        "no list",
+        "not in it",
+        "twice",
+        "over budget",
+        "frozen",
+    ],
+)
+def test_what_is_wrong_with_a_list_is_said_when_it_is_loaded(mistakes, overrides, message):
+    assert message in mistakes(MINIMAL, *overrides)[0]
+
+
 def test_overrides_are_checked_like_the_file(write):
     with pytest.raises(
         SpecError, match=r"in --set: petl\.patt\.targets: 'x' is not one of q, k, v"

@@ -136,8 +136,8 @@ def test_three_mistakes_in_one_file(mistakes):
         ),
         pytest.param(
             patt() + "search: fast\n",
-            "x.yaml:11: search: must be a section with keys such as trials, sampler, start, "
-            "max_minutes, max_rejects; got 'fast'",
+            "x.yaml:11: search: must be a section with keys such as trials, sampler, start, only, "
+            "test, max_minutes, max_rejects; got 'fast'",
             id="word for a section",
         ),
         pytest.param(
@@ -269,13 +269,13 @@ def test_missing_keys_say_what_they_must_be(mistakes):
 
 
 def test_mistakes_in_overrides_say_so(mistakes):
-    overrides = ["petl.pat.d_bottle=3", "petl.patt.d_bottle=0", "search.trials=", "name=a b"]
+    overrides = ["petl.pat.d_bottle=3", "petl.patt.d_bottle=0", "search.sampler=", "name=a b"]
     assert sorted(mistakes(patt(), *overrides)) == [
         "in --set: name: must be a name of letters, digits, '.', '_' and '-' that starts with a "
         "letter or digit, got 'a b'",
         "in --set: petl.pat: unknown key; did you mean 'patt'?",
         "in --set: petl.patt.d_bottle: must be a whole number from 1 to 65 536, got 0",
-        "in --set: search.trials: is empty; give it a value or leave the key out",
+        "in --set: search.sampler: is empty; give it a value or leave the key out",
     ]
 
 

@@ -9,8 +9,9 @@ from vpetl_ray.models.arch import get_arch
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal
 from vpetl_ray.tuning.domains import Choice, FloatRange, Subset
-from vpetl_ray.tuning.samplers import SAMPLERS
+from vpetl_ray.tuning.samplers import QUEUED, SAMPLERS
 from vpetl_ray.tuning.space import Space
+from vpetl_ray.tuning.start import StartTrial, num_queued, own_values
 
 BUDGET = 20_000
 
@@ -57,7 +58,7 @@ def finished(proposal: Proposal, top1: float = 50.0, **changes: object) -> Trial
     return TrialRecord(**{**values, **changes})  # type: ignore[arg-type]
 
 
-@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in {"grid", "gp"}])
+@pytest.mark.parametrize("sampler", [name for name in SAMPLERS if name not in {*QUEUED, "gp"}])
 def test_every_sampler_stays_within_the_budget_and_never_repeats(tmp_path, sampler):
     records: list[TrialRecord] = []
     study = open_study(tmp_path / "study.db", records, sampler=sampler)
@@ -185,3 +186,43 @@ def test_test_accuracy_of_a_finished_trial_survives_reopening(tmp_path):
     study.set_test_top1(proposal.number, 58.25)
     record = next(r for r in open_study(path).records if r.number == proposal.number)
     assert record.test_top1 == 58.25
+
+
+def test_a_list_is_trained_in_its_order_and_nothing_after_it(tmp_path):
+    space = small_space(continuous=False)
+    wide = [{"petl.patt.targets": ("v",), "petl.patt.d_bottle": 64}]
+    rows = [{"petl.patt.targets": ("v",), "petl.patt.d_bottle": d} for d in (8, 2, 8)]
+    start = [
+        StartTrial(str(i), own_values(space, values)) for i, values in enumerate([*rows, *wide])
+    ]
+    records: list[TrialRecord] = []
+    settings = {"space": space, "sampler": "list", "start": start, "budget": 10_000}
+    study = open_study(tmp_path / "study.db", records, **settings)
+    first = study.ask()
+    resumed = open_study(tmp_path / "study.db", records, **settings)
+    names = [first.name]
+    for _ in range(3):
+        proposal = resumed.ask()
+        if proposal is not None:
+            names.append(proposal.name)
+    # The first is issued again on resume; its twin is not trained twice; the wide one is too large.
+    assert names == ["0", "0", "1"]
+    assert [r.name for r in records if r.state is TrialState.INFEASIBLE] == ["3"]
+    assert num_queued(space, start, "list", budget=10_000) == 2
+    assert num_queued(space, start, "list") == 3
+
+
+def test_a_whole_grid_is_every_config_within_the_budget_once(tmp_path):
+    space = small_space(continuous=False)
+    start = [StartTrial("first", own_values(space, {"petl.patt.d_bottle": 8}))]
+    study = open_study(tmp_path / "study.db", space=space, sampler="grid", start=start)
+    keys = []
+    while (proposal := study.ask()) is not None:
+        keys.append(proposal.config.key)
+        study.tell(finished(proposal))
+    within = {
+        config.key for config in map(space.build, space.grid()) if space.count(config) <= BUDGET
+    }
+    assert len(keys) == len(set(keys)) == num_queued(space, start, "grid", budget=BUDGET)
+    assert set(keys) == within
+    assert keys[0] == space.build(start[0].values).key

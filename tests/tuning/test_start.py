@@ -3,7 +3,7 @@ import pytest
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.tuning.domains import Choice, FloatRange, Subset
 from vpetl_ray.tuning.space import CLASSIFIER, Space
-from vpetl_ray.tuning.start import START_CONFIGS, own_values, plan_start
+from vpetl_ray.tuning.start import START_CONFIGS, StartTrial, own_values, plan_start
 
 SWITCH = Choice(options=(True, False))
 WIDTHS = Choice(options=(2, 4, 8, 16, 32, 64, 128))
@@ -26,7 +26,7 @@ def make_space(arch="swin3d_b", num_classes=174, **changes):
 
 
 def counts(space, budget=None):
-    plan = plan_start(space, list(START_CONFIGS), {}, budget=budget)
+    plan = plan_start(space, list(START_CONFIGS), budget=budget)
     return {trial.name: space.count(space.build(trial.values)) for trial in plan.trials}, plan
 
 
@@ -106,3 +106,15 @@ def test_own_values_are_completed_and_methods_not_named_are_off():
 def test_own_value_outside_its_domain_is_refused():
     with pytest.raises(ValueError, match=r"petl\.patt\.d_bottle: 5 is not in its domain"):
         own_values(make_space(), {"petl.patt.d_bottle": 5})
+
+
+def test_a_method_of_which_a_value_is_named_is_on():
+    space = make_space(**{"petl.adapter.enabled": Choice(options=(False, True))})
+    values = own_values(space, {"petl.adapter.d_bottle": 16, "petl.patt.targets": ()})
+    assert space.build(values).describe() == "adapter 16"
+
+
+def test_entries_keep_their_order():
+    own = StartTrial("mine", {"petl.patt.d_bottle": 4})
+    plan = plan_start(make_space(), ["paper_adapter", own, "linear_probe"])
+    assert [trial.name for trial in plan.trials] == ["paper adapter", "mine", "linear probe"]

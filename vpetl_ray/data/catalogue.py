@@ -49,6 +49,8 @@ class Source:
     """Whether the user has to say where the videos are."""
     path_is: str = "the folder its videos are in"
     """What the path leads to."""
+    num_classes: int | None = None
+    """Of the set as it is published; None where the videos alone say it."""
     is_still: bool = False
     """Whether it has pictures, which have one moment only."""
     options: tuple[str, ...] = ()
@@ -130,20 +132,39 @@ SOURCES: Mapping[str, Source] = {
         open=_open_csv, path_is="the CSV file that lists its videos", options=("outside_paths",)
     ),
     "hmdb51": Source(
-        open=_open_hmdb51, options=("split",), defaults={"frames": 8, "stride": 2, "size": 224}
+        open=_open_hmdb51,
+        num_classes=51,
+        options=("split",),
+        defaults={"frames": 8, "stride": 2, "size": 224},
     ),
     "ssv2": Source(
         open=_open_ssv2,
+        num_classes=174,
         # Mirrored, "from left to right" is another class; and the end of a video tells as much
         # as its middle, so frames are spread over all of it, as Video Swin takes them there.
         defaults={"sampling": "uniform", "flip": 0.0},
     ),
-    "cifar100": Source(open=_open_cifar100, is_still=True, path_is=_PICTURES, defaults=_ONE_FRAME),
-    # A mirrored digit is none.
-    "svhn": Source(
-        open=_open_svhn, is_still=True, path_is=_PICTURES, defaults={**_ONE_FRAME, "flip": 0.0}
+    "cifar100": Source(
+        open=_open_cifar100,
+        num_classes=100,
+        is_still=True,
+        path_is=_PICTURES,
+        defaults=_ONE_FRAME,
     ),
-    "food101": Source(open=_open_food101, is_still=True, path_is=_PICTURES, defaults=_ONE_FRAME),
+    "svhn": Source(
+        open=_open_svhn,
+        num_classes=10,
+        is_still=True,
+        path_is=_PICTURES,
+        defaults={**_ONE_FRAME, "flip": 0.0},  # a mirrored digit is none
+    ),
+    "food101": Source(
+        open=_open_food101,
+        num_classes=101,
+        is_still=True,
+        path_is=_PICTURES,
+        defaults=_ONE_FRAME,
+    ),
 }
 
 

@@ -45,6 +45,7 @@ class SearchFiles:
         facts: about the search.
         tracker: MLflow's side; started.
         records: of an earlier run that is continued.
+        keeps_all: keep the trained tensors of every complete trial until it has been tested.
         warn: takes the one sentence said when a file cannot be written.
     """
 
@@ -56,12 +57,14 @@ class SearchFiles:
         facts: SearchFacts,
         tracker: Tracker,
         records: Sequence[TrialRecord] = (),
+        keeps_all: bool = False,
         warn: Callable[[str], None],
     ) -> None:
         self._directory = directory
         self._columns = columns
         self._facts = facts
         self._tracker = tracker
+        self._keeps_all = keeps_all
         self._warn = warn
         self._lock = threading.Lock()
         self._records = {record.number: record for record in records}
@@ -83,7 +86,7 @@ class SearchFiles:
         """Keep the tensors of a trial that is on the front now; no other can come back to it."""
         with self._lock:
             front = front_of([*self._records.values(), record])
-        if record in front:
+        if self._keeps_all or record in front:
             with replacing(self.adapter_path(record.id)) as path:
                 path.write_bytes(tensors)
 
@@ -124,8 +127,13 @@ class SearchFiles:
             raise self._error
 
     def discard_dominated(self) -> None:
-        """Remove the tensors of trials that the front has left behind; call it at the very end."""
-        kept = {self.adapter_path(record.id) for record in front_of(self._records.values())}
+        """Remove the tensors of trials that the front has left behind; call it at the very end.
+
+        With `keeps_all`, those that an interrupted search has still to test are left.
+        """
+        records = self._records.values()
+        needed = [r for r in records if self._keeps_all and r.test_top1 is None]
+        kept = {self.adapter_path(record.id) for record in (*front_of(records), *needed)}
         for path in (self._directory / "adapters").glob("*.safetensors"):
             if path not in kept:
                 path.unlink()

@@ -16,14 +16,15 @@ from vpetl_ray.models.arch import Arch, get_arch
 from vpetl_ray.petl.methods.position import kinds_of
 from vpetl_ray.petl.methods.prompt import max_overlap
 from vpetl_ray.spec.by_arch import ALL, AnyOfAll, PerStage, SpecDomain
-from vpetl_ray.spec.kinds import Wrong, show
+from vpetl_ray.spec.kinds import Wrong, nearest, show
 from vpetl_ray.spec.leaves import Given
 from vpetl_ray.spec.petl_sections import PetlSection
 from vpetl_ray.spec.place_checks import check_places, items_of
-from vpetl_ray.spec.search_spec import budget_mistake, spaced
+from vpetl_ray.spec.search_spec import DEFAULT_TRIALS, budget_mistake, spaced
 from vpetl_ray.spec.section import Section, section_of
 from vpetl_ray.spec.sections import DEMO_WEIGHTS, BudgetSection, TrainingSection
 from vpetl_ray.spec.space_tree import flat_entry, space_tree, start_mistake
+from vpetl_ray.spec.start_list import entry_name
 from vpetl_ray.tuning.domains import (
     Choice,
     Domain,
@@ -32,6 +33,7 @@ from vpetl_ray.tuning.domains import (
     IntRange,
     Subset,
 )
+from vpetl_ray.tuning.samplers import LIST, QUEUED
 from vpetl_ray.tuning.space import GRID_POINTS, Space
 from vpetl_ray.tuning.space_size import num_structures, smallest_values
 
@@ -50,6 +52,7 @@ _ARCH = ("backbone", "arch")
 _BATCH = ("training", "batch_size")
 _WORKERS = ("resources", "workers_per_group")
 _CLASSES = ("data", "num_classes")
+_START = ("search", "start")
 # Parts of a space that cost least, in place of values that could not be read.
 _LEAST: Mapping[str, SpecDomain] = {
     "enabled": Choice(options=(False, True)),
@@ -68,6 +71,7 @@ def check_together(found: Findings) -> None:
     """Add what is wrong with values that fit each one for itself."""
     _check_data(found)
     _check_training(found)
+    _check_search(found)
     if not found.have(_ARCH):
         return
     arch = get_arch(found.values[_ARCH])
@@ -128,6 +132,31 @@ def _check_training(found: Findings) -> None:
             found.add(warmup, f"must be below training.epochs ({fewest:g}), got {longest:g}")
 
 
+def _check_search(found: Findings) -> None:
+    """Fill in the trials of a search that has no end of its own; check what is said of a list."""
+    sampler, trials, only = (("search", key) for key in ("sampler", "trials", "only"))
+    if not found.have(sampler):
+        return
+    is_list = found.values[sampler] == LIST
+    if found.values[sampler] not in QUEUED and found.values.get(trials, 0) is None:
+        found.values[trials] = DEFAULT_TRIALS
+    if is_list and not found.is_given(_START):
+        found.add(_START, "is missing; the configs of a list are those named here")
+    if not found.have(_START):
+        return
+    if is_list and not found.values[_START]:
+        found.add(_START, "is empty; the configs of a list are those named here")
+    if found.values.get(only) is None:
+        return
+    if not is_list:
+        found.add(only, "is for search.sampler: list alone; leave it out")
+    names = [entry_name(entry) for entry in found.values[_START]]
+    for i, name in enumerate(found.values[only]):
+        if name not in names:
+            text = f"{show(name)} is not in search.start{nearest(name, names)}"
+            found.add(only, f"{text}; it has {', '.join(names)}", (i,))
+
+
 def _check_weights(arch: Arch, found: Findings) -> None:
     path = ("backbone", "weights")
     if found.values.get(path) == DEMO_WEIGHTS and arch.name != DEMO_ARCH:
@@ -164,7 +193,7 @@ def _check_prompts(arch: Arch, found: Findings) -> None:
 
 def _check_start(arch: Arch, found: Findings) -> None:
     """Every value of the user's own start configs must be a member of its domain."""
-    path = ("search", "start")
+    path = _START
     names: set[str] = set()
     for i, entry in enumerate(found.values.get(path, ())):
         if isinstance(entry, str):

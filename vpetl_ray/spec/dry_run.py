@@ -25,6 +25,9 @@ class DryRun:
     budget: int | None
     """Most trainable parameters allowed; None is no limit."""
     num_trials: int
+    """Configs that would be trained."""
+    is_list: bool
+    """Whether the start configs are all of them."""
     start: StartPlan
     """What is tried first."""
     start_counts: Mapping[str, int]
@@ -34,10 +37,24 @@ class DryRun:
 
     def text(self) -> str:
         """Write the facts below the spec, one a line."""
-        return "\n".join(f"{name + ':':<22}{value}" for name, value in self.facts())
+        return "\n".join(f"{name and name + ':':<22}{value}" for name, value in self.facts())
 
     def facts(self) -> list[tuple[str, str]]:
         """Return name and value of each fact, in words."""
+        return [
+            *(self._list_facts() if self.is_list else self._space_facts()),
+            ("trials", spaced(self.num_trials)),
+            ("workers", self.groups.sentence),
+        ]
+
+    def _list_facts(self) -> list[tuple[str, str]]:
+        """Give each row a line of its own: a list is read, and its space is not searched."""
+        rows = [f"{name} ({spaced(n)})" for name, n in self.start_counts.items()]
+        names = ["the list", *[""] * (len(rows) - 1)]
+        limit = "no limit" if self.budget is None else spaced(self.budget)
+        return [("budget", limit), *zip(names, rows, strict=True)]
+
+    def _space_facts(self) -> list[tuple[str, str]]:
         summary = self.summary
         about = "" if summary.exact else "about "
         low, mid, high = (spaced(n) for n in (summary.smallest, summary.median, summary.largest))
@@ -50,8 +67,6 @@ class DryRun:
             ("budget", limit),
             ("tried first", first or "nothing"),
             *(("left out", f"{name}: {why}") for name, why in self.start.left_out.items()),
-            ("trials", spaced(self.num_trials)),
-            ("workers", self.groups.sentence),
         ]
 
 
@@ -80,7 +95,8 @@ def plan_dry_run(
         spec_yaml=spec.to_yaml(),
         summary=space.summary(spec.given_budget),
         budget=spec.given_budget,
-        num_trials=spec.search.trials,
+        num_trials=spec.num_trials(num_classes),
+        is_list=spec.is_list,
         start=start,
         start_counts={t.name: space.count(space.build(t.values)) for t in start.trials},
         groups=plan_groups(

@@ -6,6 +6,7 @@ need several values run over what could be read (`cross_checks`).
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -53,6 +54,8 @@ def load_spec(path: str | Path, overrides: Sequence[str] = ()) -> SearchSpec:
         raise SpecError(_message(found))
     spec = SearchSpec.model_validate(found.nested())
     spec._document = document
+    if spec.is_list and spec.knows_classes:  # else when the data is opened
+        spec.start_plan()
     return spec
 
 
@@ -75,6 +78,15 @@ class Findings:
         """Note that a value turned out to be wrong after it was read."""
         self.values.pop(path, None)
         self.failed.add(path)
+
+    def is_given(self, path: KeyPath) -> bool:
+        """Whether the file or an override has this key, right or wrong."""
+        place: Any = self.document.data
+        for key in path:
+            if not isinstance(place, dict) or key not in place:
+                return False
+            place = place[key]
+        return True
 
     def have(self, *paths: KeyPath) -> bool:
         """Whether all of these leaves could be read."""
@@ -180,7 +192,7 @@ def _make_absolute(folder: Path, found: Findings) -> None:
             continue
         base = Path.cwd() if found.document.is_overridden(path) else folder
         try:
-            found.values[path] = str(base / Path(value).expanduser())
+            found.values[path] = os.path.normpath(base / Path(value).expanduser())
         except RuntimeError:
             found.add(path, f"there is no home folder for {show(value)}")
 

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, PrivateAttr
 
+from vpetl_ray.data.catalogue import get_source
 from vpetl_ray.data.config import DataConfig
 from vpetl_ray.errors import DataError, SpecError
 from vpetl_ray.models.arch import Arch, count_backbone, get_arch
@@ -30,12 +31,16 @@ from vpetl_ray.spec.sections import (
 )
 from vpetl_ray.spec.space_tree import space_tree, start_values
 from vpetl_ray.spec.special_kinds import AllOf, Name, budget_in_parameters
+from vpetl_ray.spec.start_list import chosen_entries, list_mistake
+from vpetl_ray.tuning.samplers import LIST, QUEUED
 from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.space_size import smallest_values
-from vpetl_ray.tuning.start import StartPlan, plan_start
+from vpetl_ray.tuning.start import StartPlan, StartTrial, num_queued, plan_start
 
 LINEAR_PROBE = "linear_probe"
 """The start config that no search goes without: what a front has to beat."""
+DEFAULT_TRIALS = 30
+"""Where a sampler could propose for ever."""
 OBJECTIVES = ("top1", "trainable_params")
 
 
@@ -105,12 +110,21 @@ class SearchSpec(Section):
 
     def classes(self, num_classes: int | None = None) -> int:
         """Return `num_classes`, else what the spec says; a SpecError if neither does."""
-        known = num_classes or self.data.num_classes
+        known = num_classes or self._known_classes
         if known is None:
             raise SpecError(
                 "data.num_classes: is needed where the data set is not opened; give it a number"
             )
         return known
+
+    @property
+    def knows_classes(self) -> bool:
+        """Whether the number of classes is known without opening the data."""
+        return self._known_classes is not None
+
+    @property
+    def _known_classes(self) -> int | None:
+        return self.data.num_classes or get_source(self.data.source).num_classes
 
     def budget_limit(self, num_classes: int | None = None) -> int:
         """Return the most trainable parameters allowed; without a budget, those of the largest."""
@@ -123,7 +137,7 @@ class SearchSpec(Section):
         return budget_in_parameters(self.budget.trainable_params, count_backbone(self.arch))
 
     def check_budget(self, num_classes: int | None = None) -> None:
-        """Check that the budget allows the smallest config.
+        """Check that the budget allows the smallest config, and that a list is in the space.
 
         Args:
             num_classes: of the data; by default what the spec says.
@@ -138,6 +152,7 @@ class SearchSpec(Section):
         mistake = budget_mistake(self.budget, self.space(num_classes))
         if mistake:
             raise SpecError(self._sentence(("budget", "trainable_params"), mistake))
+        self.start_plan(num_classes)
 
     def check_files(self) -> None:
         """Check that the data and the weights file exist; how the data lie is checked later.
@@ -145,31 +160,61 @@ class SearchSpec(Section):
         Raises:
             SpecError: one of them does not.
         """
-        wrong = []
+        if missing := self.missing_files():
+            raise SpecError("\n".join(missing))
+
+    def missing_files(self) -> list[str]:
+        """Say of the data and of the weights file that it does not exist; nothing where it does."""
+        missing = []
         if self.data.path is not None and not Path(self.data.path).exists():
             try:
                 self.data_config().list_videos()  # it knows what should be there
             except DataError as error:
                 text = str(error).removeprefix("data.path: ")
-                wrong.append(self._sentence(("data", "path"), text))
+                missing.append(self._sentence(("data", "path"), text))
         if not self.uses_demo_weights and not Path(self.backbone.weights).is_file():
             text = f"no file {self.backbone.weights}"
-            wrong.append(self._sentence(("backbone", "weights"), text))
-        if wrong:
-            raise SpecError("\n".join(wrong))
+            missing.append(self._sentence(("backbone", "weights"), text))
+        return missing
+
+    @property
+    def is_list(self) -> bool:
+        """Whether the start configs are all that is trained."""
+        return self.search.sampler == LIST
+
+    def num_trials(self, num_classes: int | None = None) -> int:
+        """Return how many configs are trained: as many as wanted, of a grid or list at most all.
+
+        Args:
+            num_classes: of the data; by default what the spec says.
+        """
+        wanted, sampler = self.search.trials, self.search.sampler
+        if sampler not in QUEUED:
+            return wanted or DEFAULT_TRIALS
+        start = self.start_plan(num_classes).trials
+        every = num_queued(self.space(num_classes), start, sampler, budget=self.given_budget)
+        return every if wanted is None else min(wanted, every)
 
     def start_plan(self, num_classes: int | None = None) -> StartPlan:
-        """Find the configs that the search begins with, and say which ones it cannot."""
-        names = [entry for entry in self.search.start if isinstance(entry, str)]
-        if LINEAR_PROBE not in names:
-            names.insert(0, LINEAR_PROBE)
-        own = {
-            entry["name"]: start_values(entry, self.petl, self.arch)
-            for entry in self.search.start
-            if not isinstance(entry, str)
-        }
+        """Find the configs that the search begins with, and say which ones it cannot.
+
+        Raises:
+            SpecError: a list has a config that is not in the space or over the budget, or the
+                same one twice.
+        """
+        entries: list[str | StartTrial] = [
+            entry
+            if isinstance(entry, str)
+            else StartTrial(entry["name"], start_values(entry, self.petl, self.arch))
+            for entry in chosen_entries(self.search)
+        ]
+        if not self.is_list and LINEAR_PROBE not in entries:
+            entries.insert(0, LINEAR_PROBE)
         space = self.space(num_classes)
-        return plan_start(space, names, own, budget=self.given_budget)
+        plan = plan_start(space, entries, budget=self.given_budget)
+        if self.is_list and (mistake := list_mistake(space, plan, self.given_budget)):
+            raise SpecError(self._sentence(("search", "start"), mistake))
+        return plan
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values as YAML has them, every default filled in."""

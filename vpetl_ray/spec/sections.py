@@ -12,7 +12,7 @@ from pydantic import Field
 
 from vpetl_ray.data.catalogue import SOURCES
 from vpetl_ray.models.arch import ARCHS
-from vpetl_ray.spec.kinds import Flag, Number, Text, Whole, Word
+from vpetl_ray.spec.kinds import Flag, Number, Several, Text, Whole, Word
 from vpetl_ray.spec.leaves import Given, Searched
 from vpetl_ray.spec.section import Section
 from vpetl_ray.spec.special_kinds import Budget, StartList, TrackingUri
@@ -179,17 +179,29 @@ class BudgetSection(Section):
 class SearchSection(Section):
     """How the space is searched."""
 
-    trials: Annotated[int, Given(Whole(low=1, high=1_000_000))] = Field(
-        default=30, description="Configs that are trained; infeasible ones do not count."
+    trials: Annotated[int | None, Given(Whole(low=1, high=1_000_000, nullable=True))] = Field(
+        default=None,
+        description="Configs that are trained; infeasible ones do not count. Default 30; of a "
+        "grid or list, all.",
     )
     sampler: Annotated[str, Given(Word(options=tuple(SAMPLERS)))] = Field(
-        default="tpe", description="Who proposes configs."
+        default="tpe",
+        description="Who proposes configs. grid: every config of the space. list: exactly those "
+        "of start, in their order.",
     )
     start: Annotated[tuple[Any, ...], Given(StartList())] = Field(
         default=tuple(START_CONFIGS),
         description="Configs tried first: names of known ones, or mappings with a name, "
-        "petl and training values. The linear probe is always one; what is not in the space is "
-        "left out.",
+        "petl and training values. But in a list, the linear probe is always one, and what is not "
+        "in the space is left out.",
+    )
+    only: Annotated[
+        tuple[str, ...] | None, Given(Several(item=Text(what="a name"), nullable=True))
+    ] = Field(default=None, description="Of a list: train these alone, by name; null: all.")
+    test: Annotated[Literal["front", "all"], Given(Word(options=("front", "all")))] = Field(
+        default="front",
+        description="What is measured on the test split at the end: the front, or all that was "
+        "trained to its end.",
     )
     max_minutes: Annotated[float | None, Given(Number(above=0, nullable=True))] = Field(
         default=None, description="No trial is started after this many minutes; null: no limit."

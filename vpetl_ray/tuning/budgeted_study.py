@@ -21,7 +21,7 @@ from sqlalchemy import event
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.tuning.method_space import Values
-from vpetl_ray.tuning.samplers import make_sampler
+from vpetl_ray.tuning.samplers import QUEUED, make_sampler
 from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig
 from vpetl_ray.tuning.space_size import summarise
 
@@ -155,9 +155,9 @@ class BudgetedStudy:
         """The next config to train, or None where the space has nothing new within the budget."""
         if self._unfinished:
             return self._unfinished.pop(0)
+        if self._sampler_name in QUEUED:
+            return self._next_queued()
         for _ in range(self._max_rejects):
-            if self._sampler_name == "grid" and not self._has_queued():
-                return None
             num_known = len(self._numbers_by_key)
             proposal = self._examine(self._study.ask())
             if proposal is not None:
@@ -168,6 +168,14 @@ class BudgetedStudy:
             if self._num_repeats >= MAX_REPEATS:
                 break
         return self._ask_for_an_unseen_one()
+
+    def _next_queued(self) -> Proposal | None:
+        """Take the next of a list or grid that is new and within the budget; draw nothing."""
+        while self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
+            proposal = self._examine(self._study.ask())
+            if proposal is not None:
+                return proposal
+        return None
 
     def _ask_for_an_unseen_one(self) -> Proposal | None:
         """Draw a config at random where the sampler only repeats itself.
@@ -311,9 +319,6 @@ class BudgetedStudy:
         if self._sampler_name == "grid":
             for values in self._space.grid():
                 self._study.enqueue_trial(self._space.params_for(values))
-
-    def _has_queued(self) -> bool:
-        return bool(self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)))
 
     def _recall(self, trials: list[FrozenTrial]) -> None:
         for trial in trials:

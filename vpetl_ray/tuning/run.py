@@ -13,12 +13,13 @@ import tempfile
 import threading
 import time
 import warnings
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from types import FrameType
-from typing import Any
+from typing import Any, Literal, TypeAlias
 
 import ray
 from ray import tune
@@ -26,11 +27,14 @@ from ray.actor import ActorHandle
 
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.front import front_of
-from vpetl_ray.results.records import TrialRecord
+from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
 from vpetl_ray.tuning.messages import Outcome, OutcomeState, make_task
 from vpetl_ray.tuning.searcher import ParetoSearcher, SearchObserver
 from vpetl_ray.tuning.trainable import NotSaved, TrialTrainable
+
+TestedTrials: TypeAlias = Literal["front", "all"]
+"""What is measured on the test split: the front, or all that was trained to its end."""
 
 
 class TrialsEnd(Enum):
@@ -191,26 +195,57 @@ def measure_test(
     dispatcher: ActorHandle[Any],
     read_tensors: Callable[[TrialRecord], bytes],
     *,
+    which: TestedTrials,
+    num_concurrent: int,
     on_record: Callable[[TrialRecord], None],
 ) -> None:
-    """Measure each front member that has no test accuracy yet on the test split, once.
+    """Measure each of `which` that has no test accuracy yet on the test split, once.
+
+    Args:
+        study: which keeps the figures.
+        dispatcher: the actor that the worker groups ask for work.
+        read_tensors: gives a trial's adapter file.
+        which: the front, or every complete trial.
+        num_concurrent: worker groups; no more tensors than they need are held at a time.
+        on_record: called with each record as it becomes known better.
 
     Raises:
         SearchError: a group could not evaluate a member.
     """
-    members = [record for record in front_of(study.records) if record.test_top1 is None]
-    tasks = {record.number: f"{record.id}.test" for record in members}
-    for record in members:
-        config = study.config_of(record.number)
-        task = make_task(
-            tasks[record.number], config, kind="evaluate", start_state=read_tensors(record)
-        )
-        ray.get(dispatcher.submit.remote(task))
-    for number, task_id in tasks.items():
-        messages: list[Any] = []
-        while not messages or not isinstance(messages[-1], Outcome):
-            messages += ray.get(dispatcher.next_results.remote(task_id))
-        outcome = messages[-1]
-        if outcome.state is not OutcomeState.DONE:
-            raise SearchError(f"{task_id} could not be measured: {outcome.reason}")
-        on_record(study.set_test_top1(number, float(messages[0].metrics["top1"])))
+    waiting = deque(untested(study.records, which))
+    running: deque[TrialRecord] = deque()
+    while waiting or running:
+        while waiting and len(running) <= num_concurrent:  # one more: a free group finds work
+            record = waiting.popleft()
+            task = make_task(
+                _test_task(record),
+                study.config_of(record.number),
+                kind="evaluate",
+                start_state=read_tensors(record),
+            )
+            ray.get(dispatcher.submit.remote(task))
+            running.append(record)
+        record = running.popleft()
+        on_record(study.set_test_top1(record.number, _measured(dispatcher, record)))
+
+
+def untested(records: Sequence[TrialRecord], which: TestedTrials) -> list[TrialRecord]:
+    """Return those that are to be measured on the test split and are not yet."""
+    complete = [record for record in records if record.state is TrialState.COMPLETE]
+    members = front_of(records) if which == "front" else complete
+    return [record for record in members if record.test_top1 is None]
+
+
+def _test_task(record: TrialRecord) -> str:
+    return f"{record.id}.test"
+
+
+def _measured(dispatcher: ActorHandle[Any], record: TrialRecord) -> float:
+    """Wait for a trial's test accuracy, in percent."""
+    messages: list[Any] = []
+    while not messages or not isinstance(messages[-1], Outcome):
+        messages += ray.get(dispatcher.next_results.remote(_test_task(record)))
+    outcome = messages[-1]
+    if outcome.state is not OutcomeState.DONE:
+        raise SearchError(f"{_test_task(record)} could not be measured: {outcome.reason}")
+    return float(messages[0].metrics["top1"])

@@ -35,9 +35,20 @@ def _random(seed: int) -> BaseSampler:
 
 
 SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
-    # A grid is a queue of configs; the random sampler behind it is never asked.
-    {"tpe": _tpe, "random": _random, "nsga2": _nsga2, "gp": _gp, "grid": _random}
+    # A grid or list is a queue of configs; the random sampler behind it is never asked.
+    {
+        "tpe": _tpe,
+        "random": _random,
+        "nsga2": _nsga2,
+        "gp": _gp,
+        "grid": _random,
+        "list": _random,
+    }
 )
+LIST = "list"
+"""Trains exactly the start configs, in their order."""
+QUEUED = frozenset({"grid", LIST})
+"""All they train is known at the start; nothing is proposed after it."""
 
 
 def make_sampler(name: str, seed: int) -> BaseSampler:

@@ -10,9 +10,9 @@ the middle of its domain.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import product
+from itertools import chain, product
 from types import MappingProxyType
 from typing import NamedTuple, TypeAlias
 
@@ -25,6 +25,7 @@ from vpetl_ray.tuning.method_space import (
     grid_members,
     named_items,
 )
+from vpetl_ray.tuning.samplers import LIST
 from vpetl_ray.tuning.space import CLASSIFIER, NothingToTrain, Space
 
 _MAX_WIDTHS = 64
@@ -87,36 +88,63 @@ class StartPlan:
 
 
 def plan_start(
-    space: Space, names: Sequence[str], own: Mapping[str, Values], *, budget: int | None = None
+    space: Space, entries: Sequence[str | StartTrial], *, budget: int | None = None
 ) -> StartPlan:
     """Find the configs of `space` that the search begins with.
 
     Args:
         space: what is searched.
-        names: of `START_CONFIGS`.
-        own: the user's configs, name to the values of some paths. A method of which no path is
-            named is off if the space allows it; other values are taken from the middle.
+        entries: in order, names of `START_CONFIGS` or the user's own configs: a name and the
+            values of some paths, to be completed by `own_values`.
         budget: most trainable parameters allowed; None allows all.
 
     Raises:
         KeyError: an unknown name.
-        ValueError: one of `own` has a value outside its domain.
+        ValueError: an own config has a value outside its domain.
     """
     trials: list[StartTrial] = []
     left_out: dict[str, str] = {}
-    for name in names:
+    for entry in entries:
+        if not isinstance(entry, str):
+            trials.append(StartTrial(entry.name, own_values(space, entry.values)))
+            continue
         try:
-            values = _paper_values(space, START_CONFIGS[name].methods, budget)
+            values = _paper_values(space, START_CONFIGS[entry].methods, budget)
         except _NotInSpace as error:
-            left_out[name] = str(error)
+            left_out[entry] = str(error)
         else:
-            trials.append(StartTrial(START_CONFIGS[name].title, values))
-    trials += [StartTrial(name, own_values(space, values)) for name, values in own.items()]
+            trials.append(StartTrial(START_CONFIGS[entry].title, values))
     return StartPlan(trials=tuple(trials), left_out=left_out)
+
+
+def num_queued(
+    space: Space, start: Iterable[StartTrial], sampler: str, *, budget: int | None = None
+) -> int:
+    """Count what a sampler of `QUEUED` trains: every config of its queue once, within the budget.
+
+    Args:
+        space: what is searched.
+        start: configs that are queued first.
+        sampler: `list`, which has no others, or `grid`.
+        budget: most trainable parameters allowed; None allows all.
+    """
+    grid = () if sampler == LIST else space.grid()
+    counts: dict[str, int] = {}
+    for values in chain((trial.values for trial in start), grid):
+        try:
+            config = space.build(values)
+        except NothingToTrain:
+            continue
+        if config.key not in counts:
+            counts[config.key] = space.count(config)
+    return sum(budget is None or count <= budget for count in counts.values())
 
 
 def own_values(space: Space, given: Values) -> Values:
     """Complete the user's values.
+
+    A method of which a path is named is on, and one of which none is named is off, if the space
+    allows it; other values are taken from the middle.
 
     Raises:
         ValueError: a value outside its domain, or a path that the space does not have.
@@ -128,8 +156,11 @@ def own_values(space: Space, given: Values) -> Values:
             raise ValueError(f"{path}: {value!r} is not in its domain")
     wanted = dict(given)
     for name in space.methods:
+        switch = f"petl.{name}.enabled"
         if not any(path.startswith(f"petl.{name}.") for path in given):
             wanted.update(space.methods[name].off_values() or {})
+        elif space.domains[switch].contains(value=True):
+            wanted.setdefault(switch, True)
     return space.walk(_picker(wanted))
 
 
