@@ -65,6 +65,16 @@ def test_unmerging_gives_weights_and_branches_back(trained: Attached, video: tor
     assert torch.equal(trained.model(video), expected)
 
 
+@torch.no_grad()
+def test_state_that_is_loaded_into_a_merged_model_acts(trained: Attached, video: torch.Tensor):
+    state, expected = trained.state_dict(), trained.model(video)
+    for parameter in trained.trainable.values():
+        parameter.mul_(2.0)
+    trained.merge()
+    trained.load_state_dict(state)
+    assert torch.allclose(trained.model(video), expected, atol=1e-5)
+
+
 def test_merged_model_tells_its_backbone_and_state_as_before(trained: Attached):
     backbone, state = hash_tensors(trained.backbone_state()), hash_tensors(trained.state_dict())
     trained.merge()

@@ -4,8 +4,9 @@ No torch: counting and placing must not need a model.
 """
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from typing import Any, Self
 
 from vpetl_ray.models.own_tensors import OwnLayer, OwnTensor
 
@@ -102,6 +103,14 @@ class Arch(ABC):
             )
             for index, (i, j) in enumerate(places)
         )
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
+        """Rebuild what `dataclasses.asdict` gave, also after a way through JSON."""
+        plain: dict[str, Any] = {
+            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
+        }
+        return cls(**plain)
 
 
 def norms_and_mlp(site: BlockSite, name: str) -> Iterator[OwnTensor]:

@@ -40,7 +40,7 @@ class LoadReport:
     path: str
     """Absolute path of the file."""
     format: str
-    """Which kind of file it is, as `swin_weights` and `vit_weights` name them."""
+    """Which kind of file it is, as `swin_weights` and `vit_keys` name them."""
     num_tensors: int
     """Tensors copied into the model."""
     num_parameters: int
@@ -64,7 +64,8 @@ def load_backbone(
 
     Args:
         model: where to.
-        path: a published Video Swin file, torchvision's, a 2D Swin, or one from `save_backbone`.
+        path: a file in one of the formats that `swin_weights` and `vit_keys` name, or from
+            `save_backbone`.
         load_head: also copy the classifier, which must then be there and fit.
 
     Raises:

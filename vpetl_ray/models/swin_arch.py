@@ -1,9 +1,8 @@
 """The numbers of a Video Swin Transformer, Liu et al. 2021 (arXiv 2106.13230), section 4.1."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Any
 
 from vpetl_ray.models.arch_base import (
     IN_CHANNELS,
@@ -76,18 +75,3 @@ class SwinArch(Arch):
             reduction = OwnLayer(name=f"{name}.reduction", stage=stage, kind="downsample")
             yield reduction.tensor("weight", 8 * dim * dim)
         yield from OwnLayer(name="norm", stage=self.num_stages, kind=EDGE).norm(self.num_features)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "SwinArch":
-        """Rebuild what `dataclasses.asdict` gave, also after a way through JSON."""
-        pt, ph, pw = (int(size) for size in fields["patch_size"])
-        wt, wh, ww = (int(size) for size in fields["window_size"])
-        return cls(
-            name=str(fields["name"]),
-            embed_dim=int(fields["embed_dim"]),
-            depths=tuple(int(depth) for depth in fields["depths"]),
-            num_heads=tuple(int(heads) for heads in fields["num_heads"]),
-            patch_size=(pt, ph, pw),
-            window_size=(wt, wh, ww),
-            mlp_ratio=float(fields["mlp_ratio"]),
-        )

@@ -4,10 +4,10 @@ ViT: Dosovitskiy et al. 2020 (arXiv 2010.11929). MAE: He et al. 2021 (arXiv 2111
 VideoMAE: Tong et al. 2022 (arXiv 2203.12602), clips cut into tubes of 2 x 16 x 16.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from math import prod
-from typing import Any, Literal
+from typing import Literal
 
 from vpetl_ray.models.arch_base import (
     IN_CHANNELS,
@@ -97,11 +97,3 @@ class ViTArch(Arch):
             yield qkv.tensor("q_bias", site.dim, is_bias=True)
             yield qkv.tensor("v_bias", site.dim, is_bias=True)
         yield from layer_in(site, f"{name}.attn.proj", "proj").linear(site.dim, site.dim)
-
-    @classmethod
-    def from_dict(cls, fields: Mapping[str, Any]) -> "ViTArch":
-        """Rebuild what `dataclasses.asdict` gave, also after a way through JSON."""
-        plain: dict[str, Any] = {
-            key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
-        }
-        return cls(**plain)

@@ -118,7 +118,7 @@ class Attached:
         }
 
     def load_state_dict(self, state: Mapping[str, Tensor]) -> None:
-        """Put back what `state_dict` gave.
+        """Put back what `state_dict` gave; what was merged is merged anew.
 
         Raises:
             CheckpointError: a tensor is missing, unexpected, or of another shape.
@@ -126,9 +126,13 @@ class Attached:
         """
         tensors = {**self.trainable, **dict(self._head())}
         _check_state(tensors, state)
+        was_merged = self._merged is not None
+        self.unmerge()
         with torch.no_grad():
             for name, tensor in tensors.items():
                 tensor.copy_(state[name])
+        if was_merged:
+            self.merge()
 
     def merge(self) -> None:
         """Fold what can be into the frozen weights: the same output, at no cost.
