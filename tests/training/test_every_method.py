@@ -87,6 +87,28 @@ def test_same_seed_trains_bit_for_bit_the_same_and_another_seed_does_not(family:
 
 
 @every_method
+def test_going_on_from_a_state_in_another_attachment_equals_never_having_stopped(
+    family: str, name: str
+):
+    config, model = configs_for(family)[name], model_of(family)
+    recipe = replace(ADAM, epochs=2)
+    expected = run(family, config, recipe, clips=8)
+    clips, val = FakeClips(8, seed=1), FakeClips(2, seed=2)
+    attached = attach(model, config, seed=0)
+    first = FineTuning(model, attached, clips, val, recipe, seed=0)
+    first.run_epoch()
+    state = first.state_dict()
+    attached.detach()
+    attached = attach(model, config, seed=99)
+    second = FineTuning(model, attached, clips, val, recipe, seed=0)
+    second.load_state_dict(state)
+    second.run_epoch()
+    end = attached.state_dict()
+    attached.detach()
+    assert all(torch.equal(end[key], expected.end[key]) for key in end)
+
+
+@every_method
 def test_training_in_bfloat16_is_close_to_float32(family: str, name: str):
     """Two steps under the recipe's own autocast.
 
