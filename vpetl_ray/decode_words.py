@@ -30,7 +30,7 @@ class DecodeWords:
         how_far = f"{state.num_done:,} of {state.num_videos:,}"
         num_new = state.num_done - state.num_before
         if not num_new:
-            return f"checking what was decoded before, {how_far}"
+            return f"decoded before: {how_far}"
         if self._start is None:
             self._start, self._first_new = self._clock(), num_new
         words = [f"decoding videos, {how_far}"]

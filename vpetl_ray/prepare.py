@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.table import Table
 
+from vpetl_ray.data.decode_pool import usable_cores
 from vpetl_ray.data.decoder import MakeDecoder
 from vpetl_ray.data.prepare_store import PreparedStore, prepare_store
 from vpetl_ray.data.store_files import BuildProgress
@@ -62,8 +63,11 @@ def prepare(
     try:
         config = load_spec(spec, overrides or []).data_config()
         with _progress(console, watch):
+            videos = config.list_videos(num_processes=processes or usable_cores())
+            watch.found(videos.num_videos)
             prepared = prepare_store(
                 config,
+                data_set=videos,
                 num_processes=processes,
                 make_decoder=_decoder_of(address, processes),
                 progress=watch,
@@ -107,6 +111,11 @@ class _Watch:
         # The demo draws its videos first, a large folder takes a while to list.
         self._task = progress.add_task("finding videos", total=None, speed="", size="", skipped="")
 
+    def found(self, num_videos: int) -> None:
+        """Show what is waited for until the first video is decoded."""
+        assert self._progress is not None
+        self._progress.update(self._task, description="starting decoders", total=num_videos)
+
     def __call__(self, state: BuildProgress) -> None:
         assert self._progress is not None
         is_first_new = self._state is None or self._state.num_done == self._state.num_before
@@ -118,7 +127,7 @@ class _Watch:
         speed = f"{(new - 1) / seconds:,.0f} clips/s" if new > 1 and seconds > 0 else ""
         self._progress.update(
             self._task,
-            description=f"decoding, {state.place}" if new else "checking what was decoded before",
+            description=f"decoding, {state.place}" if new else "decoded before",
             total=state.num_videos,
             completed=state.num_done,
             speed=speed,
@@ -156,7 +165,13 @@ def _report(console: Console, prepared: PreparedStore) -> None:
     for note in prepared.notes:
         console.print(f"note: {note}", markup=False, highlight=False)
     if store.skipped:
-        console.print(f"{len(store.skipped)} videos could not be read and were skipped:")
+        number = len(store.skipped)
+        were = (
+            "video could not be read and was"
+            if number == 1
+            else "videos could not be read and were"
+        )
+        console.print(f"{number:,} {were} skipped:")
         for entry in store.skipped[:_MAX_SHOWN]:
             name = entry.path if entry.path.isprintable() else repr(entry.path)
             console.print(f"  {name}: {entry.reason}", markup=False, highlight=False)

@@ -1,4 +1,4 @@
-"""The folder of one search: claimed by one process at a time, and never mistaken for another's."""
+"""The folder of one run: claimed by one process at a time, and never mistaken for another's."""
 
 from __future__ import annotations
 
@@ -29,20 +29,35 @@ def check_folder(directory: Path, spec: SearchSpec, *, resume: bool) -> None:
         SpecError: it holds something already, or nothing to go on with, or another spec's search,
             or cannot be written.
     """
-    if directory.exists() and not directory.is_dir():
-        raise SpecError(f"--out: {directory} is a file, not a folder")
     has_study = (directory / STUDY_FILE).exists()
     if resume and not has_study:
         raise SpecError(f"--resume: there is no search in {directory}; leave --resume out")
     if resume:
         _check_same_spec(directory, spec)
-    elif has_study:
+    elif has_study and directory.is_dir():
         raise SpecError(
             f"--out: {directory} holds a search already; go on with it by --resume, "
             "or give another folder by --out"
         )
-    elif directory.exists() and any(directory.iterdir()):
+    else:
+        check_new_folder(directory)
+    _check_writable(directory)
+
+
+def check_new_folder(directory: Path) -> None:
+    """Check that `directory` is empty or can be made; nothing is created.
+
+    Raises:
+        SpecError: it is not.
+    """
+    if directory.exists() and not directory.is_dir():
+        raise SpecError(f"--out: {directory} is a file, not a folder")
+    if directory.exists() and any(directory.iterdir()):
         raise SpecError(f"--out: {directory} is not empty; give an empty or a new folder")
+    _check_writable(directory)
+
+
+def _check_writable(directory: Path) -> None:
     existing = next(path for path in (directory, *directory.parents) if path.exists())
     if not os.access(existing, os.W_OK | os.X_OK):
         raise SpecError(f"--out: no permission to write in {existing}")
@@ -50,10 +65,10 @@ def check_folder(directory: Path, spec: SearchSpec, *, resume: bool) -> None:
 
 @contextmanager
 def claimed(directory: Path, spec: SearchSpec) -> Iterator[None]:
-    """Make the folder, write the resolved spec, and keep other searches out while in the block.
+    """Make the folder, write the resolved spec, and keep other runs out while in the block.
 
     Raises:
-        SpecError: it cannot be made, or another process is searching in it now.
+        SpecError: it cannot be made, or another process is at work in it now.
     """
     try:
         directory.mkdir(parents=True, exist_ok=True)
@@ -63,7 +78,7 @@ def claimed(directory: Path, spec: SearchSpec) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            raise SpecError(f"--out: another search is running in {directory} now") from None
+            raise SpecError(f"--out: another run is at work in {directory} now") from None
         with replacing(directory / SPEC_FILE) as path:
             path.write_text(spec.to_yaml(), encoding="utf-8")
         yield

@@ -15,11 +15,17 @@ from rich.text import Text
 
 from vpetl_ray.console import front_table, list_table
 from vpetl_ray.errors import SearchError, SpecError, VpetlError
+from vpetl_ray.exits import (
+    EXIT_FAILED,
+    EXIT_INPUT,
+    EXIT_INTERRUPTED,
+    fail,
+    say_what_mlflow_lacks,
+    say_where,
+)
 from vpetl_ray.results_folder import check_folder
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
-
-EXIT_FRONT, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
 
 
 def search(
@@ -61,16 +67,16 @@ def search(
         loaded.check_files()
         check_folder(directory, loaded, resume=resume)
     except VpetlError as error:
-        _fail(str(error), EXIT_INPUT)
+        fail(str(error), EXIT_INPUT)
     go_on = f"go on with: {_resume_command()}"
     try:
         _search(console, loaded, directory, address=address, go_on=go_on)
     except SearchError as error:
-        _fail(f"{error}\n{go_on}", EXIT_FAILED)
+        fail(f"{error}\n{go_on}", EXIT_FAILED)
     except VpetlError as error:
-        _fail(str(error), EXIT_INPUT)
+        fail(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
-        _fail(f"interrupted; {go_on}", EXIT_INTERRUPTED)
+        fail(f"interrupted; {go_on}", EXIT_INTERRUPTED)
 
 
 def _search(
@@ -87,19 +93,10 @@ def _search(
     if result.front:
         console.print()
         console.print(front_table(result.front, title="Pareto front"))
-        console.print(f"\nresults   {directory}", soft_wrap=True, highlight=False)
-        console.print(f"MLflow    {result.tracking.ui_command}", soft_wrap=True, highlight=False)
-        if result.tracking.ui_page != result.tracking.ui_command:
-            page = result.tracking.ui_page
-            console.print(f"          then open {page}", soft_wrap=True, highlight=False)
-    if not result.tracking.is_complete:
-        console.print(
-            f"MLflow lacks {result.tracking.undelivered} trials: {result.tracking.problem}; "
-            "trials.parquet has them all",
-            soft_wrap=True,
-        )
+        say_where(console, directory, result.tracking)
+    say_what_mlflow_lacks(console, result.tracking, what="trials", file="trials.parquet")
     if result.end is TrialsEnd.INTERRUPTED:
-        _fail(f"interrupted after {result.num_trained} trials; {go_on}", EXIT_INTERRUPTED)
+        fail(f"interrupted after {result.num_trained} trials; {go_on}", EXIT_INTERRUPTED)
     if result.end is TrialsEnd.EXHAUSTED:
         console.print(
             f"The space has no more configs within the budget: {result.num_trained} were trained."
@@ -135,11 +132,6 @@ def _print_dry_run(console: Console, spec: SearchSpec, address: str | None) -> N
 def _resume_command() -> str:
     words = [word for word in sys.argv[1:] if word != "--resume"]
     return shlex.join(["python", "-m", "vpetl_ray.search", *words, "--resume"])
-
-
-def _fail(message: str, code: int) -> None:
-    typer.echo(message, err=True)
-    raise typer.Exit(code)
 
 
 def main() -> None:

@@ -46,14 +46,14 @@ class StageDisplay:
         self._last_line = 0.0
         self._stage = "starting"
         self._progress = ""
-        self._live = (
-            Live(get_renderable=self._render, console=console, refresh_per_second=2)
-            if console.is_terminal
-            else None
-        )
+        self._live: Live | None = None
 
     def __enter__(self) -> Self:
-        if self._live:
+        # Not before: it renders at once, and a subclass is not whole until its own __init__ is.
+        if self._console.is_terminal:
+            self._live = Live(
+                get_renderable=self._render, console=self._console, refresh_per_second=2
+            )
             self._live.start()
         return self
 

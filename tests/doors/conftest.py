@@ -70,20 +70,26 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> Path:
 Run = Callable[..., subprocess.CompletedProcess[str]]
 
 
+def call_door(
+    door: str, *words: object, cwd: Path, cache: Path, **env: str
+) -> subprocess.CompletedProcess[str]:
+    """Run a door as a user does: another process."""
+    return subprocess.run(
+        [sys.executable, "-m", f"vpetl_ray.{door}", *map(str, words)],
+        cwd=cwd,
+        env={**os.environ, "VPETL_CACHE": str(cache), **env},
+        capture_output=True,
+        text=True,
+        timeout=240,
+        check=False,
+    )
+
+
 @pytest.fixture
 def run(tmp_path: Path, cache: Path) -> Run:
-    """Run a door as a user does: another process, another working directory."""
+    """Run a door in another working directory."""
 
     def call(door: str, *words: object, cwd: Path = tmp_path, **env: str):
-        environment = {**os.environ, "VPETL_CACHE": str(cache), **env}
-        return subprocess.run(
-            [sys.executable, "-m", f"vpetl_ray.{door}", *map(str, words)],
-            cwd=cwd,
-            env=environment,
-            capture_output=True,
-            text=True,
-            timeout=240,
-            check=False,
-        )
+        return call_door(door, *words, cwd=cwd, cache=cache, **env)
 
     return call

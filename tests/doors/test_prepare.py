@@ -117,7 +117,7 @@ def test_words_for_a_build_count_only_new_clips_as_speed() -> None:
     now = iter([0.0, 0.0, 100.0])
     words = DecodeWords(clock=lambda: next(now))
     state = BuildProgress(num_videos=3570, num_done=1200, num_before=1200, place="4 processes")
-    assert words(state) == "checking what was decoded before, 1,200 of 3,570"
+    assert words(state) == "decoded before: 1,200 of 3,570"
     first = replace(state, num_done=1201)
     assert words(first) == "decoding videos, 1,201 of 3,570, on 4 processes"
     later = replace(state, num_done=2201, num_skipped=2)

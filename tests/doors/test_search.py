@@ -202,7 +202,7 @@ def test_two_searches_in_one_folder_are_refused(spec_file, tmp_path):
         )
         command = [sys.executable, "-c", other]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert "another search is running" in done.stderr
+    assert "another run is at work" in done.stderr
 
 
 def test_a_folder_that_cannot_be_made_is_said_in_a_sentence(spec_file):

@@ -57,6 +57,7 @@ def test_a_shown_count_is_right_to_half_a_percent(count: int) -> None:
         (
             {
                 "petl.patt.targets": "kv",
+                "petl.patt.stages": "1+2+3",
                 "petl.patt.blocks": "1+2+3+6+9+10",
                 "petl.patt.d_bottle.stage1": 8,
                 "petl.patt.d_bottle.stage2": None,

@@ -114,7 +114,7 @@ MISTAKES = {
     ),
     "word in a subset": (
         patt(BLOCKS="{subset: every}"),
-        "x.yaml:4: petl.patt.blocks: must be a list, got 'every'",
+        "x.yaml:4: petl.patt.blocks: must be a list or 'all', got 'every'",
     ),
     "more than all": (
         patt(STAGES="{subset: all, min: 4}"),

@@ -279,6 +279,13 @@ def test_mistakes_in_overrides_say_so(mistakes):
     ]
 
 
+def test_mistake_inside_an_override_is_not_told_with_a_line_of_the_file(mistakes):
+    text = patt(STAGES="{subset: [1, 2]}")
+    assert mistakes(text, "petl.patt.stages={subset: [1, 9]}") == [
+        "in --set: petl.patt.stages: 9 is not one of 1, 2, 3 (the stages of swin3d_nano)"
+    ]
+
+
 @pytest.mark.parametrize(
     ("override", "message"),
     [

@@ -215,7 +215,7 @@ def test_paper_settings_are_found_where_every_stage_has_a_width():
         "petl.adapter.d_bottle": WIDTHS,
     }
     space = make_space(tree, NANO, 12)
-    plan = plan_start(space, list(START_CONFIGS), {}, budget=40_000)
+    plan = plan_start(space, list(START_CONFIGS), budget=40_000)
     assert not plan.left_out
     built = {trial.name: space.build(trial.values) for trial in plan.trials}
     assert built["paper PATT(K,V)"].describe() == "patt(kv) 16"

@@ -123,7 +123,8 @@ class DataConfig:
     flip: float | bool | None = None
     """Probability of a mirrored clip in training; true is 0.5. Default: 0.5; the demo 0."""
     test_segments: int | None = None
-    """Clips along a test video, for multi-view figures. Default: 1; pictures always 1."""
+    """Clips along a test video, for multi-view figures. Default: 1; see `multi_view`.
+    Pictures always have 1."""
     test_crops: int | None = None
     """Crops along the longer side in multi-view figures. Default: 3."""
     val_share: float = 0.1

@@ -93,6 +93,8 @@ def _is_on(fields: Mapping[str, Scalar]) -> bool:
 def _method_label(method: str, fields: Mapping[str, Scalar], *, brief: bool) -> str:
     words = [method, str(fields.get("targets", ""))]
     skipped = _SKIPPED_FIELDS | _LONG_FIELDS if brief else _SKIPPED_FIELDS
+    if "blocks" in fields:
+        skipped = skipped | {"stages"}  # blocks say it all
     for field, value in fields.items():
         if field in skipped or _is_normal(value):
             continue

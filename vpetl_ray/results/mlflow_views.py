@@ -58,6 +58,22 @@ def search_views(
     )
 
 
+def seed_views(
+    experiment_id: str, parent_run_id: str, config_columns: Sequence[str]
+) -> tuple[View, ...]:
+    """All seeds of one config as a table; the arguments are those of `search_views`."""
+    metrics = ("top1", "test_top1", "test_top1_multi_view", "seconds")
+    columns = [f"metrics.`{key}`" for key in metrics]
+    columns += [f"params.`{path}`" for path in config_columns]
+    state = {
+        "orderByKey": "attributes.start_time",
+        "orderByAsc": True,
+        "selectedColumns": columns,
+        "searchFilter": f"tags.`mlflow.parentRunId` = '{parent_run_id}'",
+    }
+    return (_view("all seeds", experiment_id, f"{parent_run_id}-seeds", state, "TABLE"),)
+
+
 def _view(title: str, experiment_id: str, key: str, state: dict[str, Any], mode: str) -> View:
     link = f"#/experiments/{experiment_id}/runs?viewStateShareKey={quote(key)}&{TRAINING_PAGES}"
     if mode != "TABLE":

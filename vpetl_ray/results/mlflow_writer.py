@@ -20,15 +20,19 @@ from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from vpetl_ray.results.labels import trial_label
-from vpetl_ray.results.mlflow_views import TRAINING_PAGES, search_views
+from vpetl_ray.results.mlflow_views import TRAINING_PAGES, search_views, seed_views
 from vpetl_ray.results.records import Scalar, TrialRecord, TrialState
 from vpetl_ray.results.tracking_info import RunStatus, TrackingInfo
 from vpetl_ray.results.tracking_uri import redact
 
 SEARCH_ID = "vpetl.search_id"
+FINETUNE_ID = "vpetl.finetune_id"
 TRIAL_ID = "vpetl.trial_id"
+SEED_ID = "vpetl.seed_id"
 PARETO = "pareto"
-_PARENT = "mlflow.parentRunId"
+_ID_OF = {"search": SEARCH_ID, "finetune": FINETUNE_ID}
+_RECORD_ID_OF = {"search": TRIAL_ID, "finetune": SEED_ID}
+PARENT = "mlflow.parentRunId"
 _DESCRIBED = "vpetl.described"
 _DIGEST = "vpetl.digest"
 _ADAPTER = "vpetl.adapter"
@@ -69,7 +73,9 @@ class MlflowWriter:
         self._is_described = False
         self._experiment_id = self._find_or_make_experiment()
         self.parent_run_id = self._find_or_make_parent()
-        self._views = search_views(self._experiment_id, self.parent_run_id, info.columns)
+        self._record_id = _RECORD_ID_OF[info.kind]
+        make_views = search_views if info.kind == "search" else seed_views
+        self._views = make_views(self._experiment_id, self.parent_run_id, info.columns)
         self._describe()
         self._children = dict(self._find_children())
 
@@ -133,6 +139,8 @@ class MlflowWriter:
 
     def _with_links(self, note: str) -> str:
         """Say below a note's first paragraph where to click: the UI folds what comes later."""
+        if self._info.only is not None:
+            return note[:_MAX_TAG_LENGTH]
         links = " · ".join(f"[{view.title}]({view.link})" for view in self._views)
         first, _, rest = note.partition("\n\n")
         return f"{first}\n\nOpen: {links}\n\n{rest}"[:_MAX_TAG_LENGTH]
@@ -159,7 +167,9 @@ class MlflowWriter:
     def _find_or_make_parent(self) -> str:
         info = self._info
         found = self._client.search_runs(
-            [self._experiment_id], f"tags.`{SEARCH_ID}` = '{info.search_id}'", max_results=1
+            [self._experiment_id],
+            f"tags.`{_ID_OF[info.kind]}` = '{info.search_id}'",
+            max_results=1,
         )
         if found:
             run_id = str(found[0].info.run_id)
@@ -178,22 +188,25 @@ class MlflowWriter:
         info, run_id = self._info, self.parent_run_id
         self._client.log_text(run_id, redact(info.spec_text, info.uri), "spec.yaml")
         self._client.log_dict(run_id, dict(info.environment), "environment.json")
-        for view in self._views:
+        for view in self._views if info.only is None else ():
             self._client.set_experiment_tag(self._experiment_id, *view.tag)
         self._log(run_id, params=info.settings, tags={_DESCRIBED: "true"})
 
     def _find_children(self) -> Iterator[tuple[str, _Child]]:
+        if self._info.only is not None:
+            yield self._info.only, _child_of(self._client.get_run(self.parent_run_id))
+            return
         token: str | None = None
         while True:
             page = self._client.search_runs(
                 [self._experiment_id],
-                f"tags.`{_PARENT}` = '{self.parent_run_id}'",
+                f"tags.`{PARENT}` = '{self.parent_run_id}'",
                 max_results=_PAGE,
                 page_token=token,
             )
             for run in page:
-                if TRIAL_ID in run.data.tags:
-                    yield run.data.tags[TRIAL_ID], _child_of(run)
+                if self._record_id in run.data.tags:
+                    yield run.data.tags[self._record_id], _child_of(run)
             token = page.token
             if not token:
                 return
@@ -201,11 +214,13 @@ class MlflowWriter:
     def _make_child(self, record: TrialRecord, *, pareto: bool) -> _Child:
         started_ms = _now_ms() - round(1000 * record.seconds)
         tags = {
-            _PARENT: self.parent_run_id,
-            TRIAL_ID: record.id,
+            **self._info.tags,
+            PARENT: self.parent_run_id,
+            self._record_id: record.id,
             "mlflow.user": _user(),
-            PARETO: _word(pareto),
         }
+        if self._info.kind == "search":
+            tags[PARETO] = _word(pareto)
         run = self._client.create_run(
             self._experiment_id,
             start_time=started_ms,
@@ -247,10 +262,11 @@ def _parent_tags(info: TrackingInfo) -> dict[str, str]:
         tags["mlflow.source.git.commit"] = info.environment["git_commit"]
     return {
         **tags,
-        SEARCH_ID: info.search_id,
+        **info.tags,
+        _ID_OF[info.kind]: info.search_id,
         _NOTE: info.description[:_MAX_TAG_LENGTH],
         "mlflow.user": _user(),
-        "mlflow.source.name": "vpetl_ray.search",
+        "mlflow.source.name": f"vpetl_ray.{info.kind}",
         "mlflow.source.type": "LOCAL",
     }
 
@@ -282,6 +298,7 @@ def _metrics(record: TrialRecord, started_ms: int) -> Iterator[Metric]:
         "epochs": record.epochs,
         "seconds": record.seconds,
         "test_top1": record.test_top1,
+        "test_top1_multi_view": record.test_top1_multi_view,
     }
     for key, total in totals.items():
         if total is not None:

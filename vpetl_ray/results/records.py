@@ -77,11 +77,13 @@ class TrialRecord:
     """Why it failed, was stopped or is infeasible."""
     test_top1: float | None = None
     """Percent on the test split: measured once, at the end, for the front alone."""
+    test_top1_multi_view: float | None = None
+    """The same by the mean over all views of a clip: of a config that was trained by itself."""
     name: str | None = None
     """Of a trial that was seeded by name, such as ``linear probe``."""
 
     def __post_init__(self) -> None:
-        _drop_non_finite(self, ("top1", "loss", "test_top1"))
+        _drop_non_finite(self, ("top1", "loss", "test_top1", "test_top1_multi_view"))
         object.__setattr__(self, "state", TrialState(self.state))
 
     def to_dict(self) -> dict[str, Any]:

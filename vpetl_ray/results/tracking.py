@@ -12,7 +12,7 @@ import os
 import queue
 import threading
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -61,11 +61,25 @@ class TrackingReport:
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class _Front:
-    trial_ids: tuple[str, ...]
-    best_top1: float | None
-    files: tuple[Path, ...]
-    note: str
+class _Summary:
+    """The latest about the whole. Of several that wait, only the last is written."""
+
+    front: tuple[str, ...] = ()
+    metrics: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    files: tuple[Path, ...] = ()
+    note: str = ""
+
+
+def set_client_defaults() -> None:
+    """Let MLflow's client give up on a dead server within seconds; call it before the import."""
+    for name, value in _CLIENT_DEFAULTS.items():
+        os.environ.setdefault(name, value)
+
+
+def quiet_client() -> None:
+    """Keep MLflow off the screen; call it after the import, which sets the levels."""
+    for name in _CHATTY:
+        logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 class Tracker:
@@ -90,7 +104,7 @@ class Tracker:
         self._delivered: dict[str, TrialRecord] = {}
         self._adapters: dict[str, Path] = {}
         self._states: dict[str, TrialState] = {}
-        self._front = _Front(trial_ids=(), best_top1=None, files=(), note="")
+        self._summary = _Summary()
         self._progress_is_due = False
         self._status: RunStatus | None = None
         self._closed = False
@@ -110,8 +124,7 @@ class Tracker:
 
     def start(self) -> None:
         """Start the writer. Returns at once."""
-        for name, value in _CLIENT_DEFAULTS.items():
-            os.environ.setdefault(name, value)
+        set_client_defaults()
         self._thread.start()
 
     def log_trial(self, record: TrialRecord, adapter_path: Path | None = None) -> None:
@@ -145,16 +158,28 @@ class Tracker:
             files: figure and tables, uploaded to the search's run as they are at that moment.
             note: Markdown that becomes the description of the search's run.
         """
-        best = max((record.top1 for record in front if record.top1 is not None), default=None)
-        update = _Front(
-            trial_ids=tuple(record.id for record in front),
-            best_top1=best,
-            files=tuple(files),
-            note=note,
-        )
+        accuracies = [record.top1 for record in front if record.top1 is not None]
+        metrics = {"front_size": float(len(front))}
+        if accuracies:
+            metrics["best_top1"] = max(accuracies)
+        ids = tuple(record.id for record in front)
+        self._update(_Summary(front=ids, metrics=metrics, files=tuple(files), note=note))
 
+    def update_result(
+        self, metrics: Mapping[str, float], *, files: Sequence[Path] = (), note: str = ""
+    ) -> None:
+        """Tell what a config trained by itself came to so far, over its seeds.
+
+        Args:
+            metrics: of the first run.
+            files: uploaded to it as they are at that moment.
+            note: Markdown that becomes its description.
+        """
+        self._update(_Summary(metrics=dict(metrics), files=tuple(files), note=note))
+
+    def _update(self, summary: _Summary) -> None:
         def take() -> None:
-            self._front, self._progress_is_due = update, True
+            self._summary, self._progress_is_due = summary, True
 
         self._messages.put(take)
 
@@ -216,8 +241,10 @@ class Tracker:
             if self._abandoned.is_set():
                 return
             self._deliver_trial(writer, trial_id)
-        writer.write_pareto(self._front.trial_ids)
-        for trial_id in self._front.trial_ids:
+        is_search = self._info.kind == "search"
+        if is_search:
+            writer.write_pareto(self._summary.front)
+        for trial_id in self._summary.front if is_search else list(self._adapters):
             self._deliver_adapter(writer, trial_id)
         if self._progress_is_due:
             self._deliver_progress(writer)
@@ -229,8 +256,7 @@ class Tracker:
         if self._writer is None:
             from vpetl_ray.results import mlflow_writer  # noqa: PLC0415 - takes seconds
 
-            for name in _CHATTY:  # after the import: MLflow's own sets their levels
-                logging.getLogger(name).setLevel(logging.CRITICAL)
+            quiet_client()
             self._writer = mlflow_writer.MlflowWriter(self._info)
             self._parent_run_id = self._writer.parent_run_id
             self._page = f"{ui_address(self._info.uri)}/{self._writer.page}"
@@ -239,7 +265,7 @@ class Tracker:
     def _deliver_trial(self, writer: "MlflowWriter", trial_id: str) -> None:
         record = self._pending[trial_id]
         try:
-            writer.write_trial(record, pareto=trial_id in self._front.trial_ids)
+            writer.write_trial(record, pareto=trial_id in self._summary.front)
         except Exception as error:
             if getattr(error, "error_code", None) not in _PERMANENT:
                 raise
@@ -259,16 +285,16 @@ class Tracker:
             self._note(FileNotFoundError(f"the adapter file of {trial_id} is gone: {path}"))
 
     def _deliver_progress(self, writer: "MlflowWriter") -> None:
-        counts = Counter(self._states.values())
-        metrics: dict[str, float] = {f"trials_{state}": counts[state] for state in TrialState}
-        metrics["front_size"] = len(self._front.trial_ids)
-        if self._front.best_top1 is not None:
-            metrics["best_top1"] = self._front.best_top1
+        metrics = dict(self._summary.metrics)
+        if self._info.kind == "search":
+            counts = Counter(self._states.values())
+            metrics |= {f"trials_{state}": counts[state] for state in TrialState}
+            metrics.setdefault("front_size", 0.0)
         writer.write_progress(
             metrics,
             step=len(self._states),
-            note=self._front.note,
-            files=[path for path in self._front.files if path.exists()],
+            note=self._summary.note,
+            files=[path for path in self._summary.files if path.exists()],
         )
         self._progress_is_due = False
 
@@ -280,5 +306,6 @@ class Tracker:
             where = redact(self._info.uri, self._info.uri)
             self._warn(
                 f"MLflow at {where} cannot be written to: {self._problem} "
-                "The search goes on, its own files miss nothing, and delivery is tried again."
+                f"The {self._info.kind} goes on, its own files miss nothing, and delivery is "
+                "tried again."
             )

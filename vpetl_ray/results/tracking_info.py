@@ -1,4 +1,4 @@
-"""What MLflow is told about a search as a whole."""
+"""What MLflow is told about a search, or a config trained by itself, as a whole."""
 
 import dataclasses
 import re
@@ -9,6 +9,9 @@ from vpetl_ray.results.records import Scalar
 
 RunStatus = Literal["FINISHED", "FAILED", "KILLED"]
 """How a search ended: by itself, by an error, by its user."""
+
+Kind = Literal["search", "finetune"]
+"""search: many trials, of which some are the front. finetune: one config, a record for a seed."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -32,6 +35,11 @@ class TrackingInfo:
     """As from `environment_facts`."""
     description: str = ""
     """Markdown, until the first summary replaces it."""
+    kind: Kind = "search"
+    only: str | None = None
+    """Id of the one record that there will be: it gets no run below the first, it is that run."""
+    tags: Mapping[str, str] = dataclasses.field(default_factory=dict)
+    """More tags of the first run, and of the runs below it."""
     infeasible_runs: bool = False
     """Make runs for infeasible trials too. They were never trained and may be many: by default
     they are counted on the parent, and ``trials.parquet`` has them."""

@@ -102,7 +102,7 @@ def _check_data(found: Findings) -> None:
 
 
 def _resolve_data(data: dict[str, Any], found: Findings) -> None:
-    """Fill in what depends on the source."""
+    """Fill in what depends on the source; of the segments also the command has a say."""
     given = {key: value for key, value in data.items() if key != "num_classes"}
     try:
         config = DataConfig(**given)
@@ -113,7 +113,7 @@ def _resolve_data(data: dict[str, Any], found: Findings) -> None:
         return
     for key in data:
         for part in (clip, view):
-            if hasattr(part, key):
+            if hasattr(part, key) and key != "test_segments":
                 found.values["data", key] = getattr(part, key)
 
 

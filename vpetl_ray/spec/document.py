@@ -61,9 +61,9 @@ class Document:
 
     def where(self, path: Path) -> str:
         """Say `file.yaml:14`, the nearest line that is known, or `in --set`."""
+        if self.is_overridden(path):
+            return "in --set"
         for length in range(len(path), -1, -1):
-            if path[:length] in self.overridden:
-                return "in --set"
             if path[:length] in self.lines:
                 return f"{self.name}:{self.lines[path[:length]]}"
         return self.name

@@ -157,7 +157,9 @@ def _read_end(kind: Kind, raw: object, at: tuple[str | int, ...], *, log: bool) 
 def _read_subset(kind: Kind, raw: Mapping[str, Any]) -> SpecDomain:
     if not isinstance(kind, Several):
         raise Wrong(f"must be {kind.allowed}, not a subset")
-    if raw["subset"] == ALL and ALL in kind.words:
+    if ALL in kind.words and isinstance(raw["subset"], str):
+        if raw["subset"] != ALL:
+            raise Wrong(f"must be a list or {ALL!r}, got {show(raw['subset'])}", ("subset",))
         return AnyOfAll(min_size=_option(raw, "min", Whole(low=0), default=0))
     items = kind.ordered(read_items(kind.item, raw["subset"], ("subset",)))
     if not items:

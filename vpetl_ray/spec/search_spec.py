@@ -145,14 +145,22 @@ class SearchSpec(Section):
         Raises:
             SpecError: it does not; or the data has not as many classes as the spec says.
         """
-        stated = self.data.num_classes
-        if None not in (num_classes, stated) and num_classes != stated:
-            text = f"the data has {num_classes} classes, the spec says {stated}"
-            raise SpecError(self._sentence(("data", "num_classes"), text))
+        self.check_classes(num_classes)
         mistake = budget_mistake(self.budget, self.space(num_classes))
         if mistake:
             raise SpecError(self._sentence(("budget", "trainable_params"), mistake))
         self.start_plan(num_classes)
+
+    def check_classes(self, num_classes: int | None) -> None:
+        """Check that the data has as many classes as the spec says, where both are known.
+
+        Raises:
+            SpecError: it has not.
+        """
+        stated = self.data.num_classes
+        if None not in (num_classes, stated) and num_classes != stated:
+            text = f"the data has {num_classes} classes, the spec says {stated}"
+            raise SpecError(self._sentence(("data", "num_classes"), text))
 
     def check_files(self) -> None:
         """Check that the data and the weights file exist; how the data lie is checked later.

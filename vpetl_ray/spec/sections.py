@@ -85,7 +85,8 @@ class DataSection(Section):
     )
     test_segments: Annotated[int | None, Given(Whole(low=1, high=32, nullable=True))] = Field(
         default=None,
-        description="Clips along a test video that are stored for multi-view figures. Default 1.",
+        description="Clips along a test video that are stored for multi-view figures. "
+        "Default 1; in finetune 4, where the videos have more to show than one clip.",
     )
     test_crops: Annotated[int | None, Given(Whole(low=1, high=16, nullable=True))] = Field(
         default=None,

@@ -82,7 +82,8 @@ def summarise(space: Space, budget: int | None = None) -> SpaceSummary:
     counts, weights = histogram.counts, histogram.weights
     cumulative = np.cumsum(weights)
     median = counts[np.searchsorted(cumulative, cumulative[-1] / 2 * (1 - 1e-12))]
-    within = 1.0 if budget is None else float(weights[counts <= budget].sum() / cumulative[-1])
+    allowed = len(counts) if budget is None else np.searchsorted(counts, budget, side="right")
+    within = float(cumulative[allowed - 1] / cumulative[-1]) if allowed else 0.0
     smallest = int(counts[0])
     if not histogram.exact:  # where counts are drawn, the smallest one is seldom among them
         smallest = space.count(space.build(smallest_values(space)))

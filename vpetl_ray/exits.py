@@ -1,0 +1,38 @@
+"""How the doors that train end: exit codes, and what is said last."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NoReturn
+
+import typer
+from rich.console import Console
+
+from vpetl_ray.results.tracking import TrackingReport
+
+EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+
+
+def fail(message: str, code: int) -> NoReturn:
+    """End with a sentence for the user."""
+    typer.echo(message, err=True)
+    raise typer.Exit(code)
+
+
+def say_where(console: Console, directory: Path, tracking: TrackingReport) -> None:
+    """Say where the results are, and how to open them in MLflow."""
+    console.print(f"\nresults   {directory}", soft_wrap=True, highlight=False)
+    console.print(f"MLflow    {tracking.ui_command}", soft_wrap=True, highlight=False)
+    if tracking.ui_page != tracking.ui_command:
+        console.print(f"          then open {tracking.ui_page}", soft_wrap=True, highlight=False)
+
+
+def say_what_mlflow_lacks(
+    console: Console, tracking: TrackingReport, *, what: str, file: str
+) -> None:
+    """Say that MLflow could not be told everything, and which file has it."""
+    if not tracking.is_complete:
+        console.print(
+            f"MLflow lacks {tracking.undelivered} {what}: {tracking.problem}; {file} has them all",
+            soft_wrap=True,
+        )
