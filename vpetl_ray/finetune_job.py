@@ -198,4 +198,9 @@ def _views_sentence(facts: FinetuneFacts) -> str:
     segments, crops, total = (facts.views[key] for key in ("segments", "crops", "total"))
     if total == 1:
         return "multi-view test: 1 view a clip, which shows all there is of it"
-    return f"multi-view test: {segments} segments x {crops} crops = {total} views a clip"
+    parts = f"{_counted(segments, 'segment')} x {_counted(crops, 'crop')}"
+    return f"multi-view test: {parts} = {total} views a clip"
+
+
+def _counted(number: int, word: str) -> str:
+    return f"{number} {word}" + ("" if number == 1 else "s")

@@ -73,7 +73,7 @@ def test_a_trial_trained_again_with_its_seed_gives_the_same_numbers(run, search,
     assert seed["test_top1_multi_view"] is not None
     header = read_header(out / "adapter-seed3.safetensors")
     assert header["config"] == results["config"] == json.loads((out / "config.json").read_text())
-    assert "4 segments x 1 crops = 4 views" in done.stdout
+    assert "4 segments x 1 crop = 4 views a clip" in done.stdout
     assert f"sqlite:///{out}/mlflow.db" in done.stdout
 
     [told] = runs_of(out)
