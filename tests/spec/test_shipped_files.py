@@ -44,7 +44,9 @@ def _one_thread() -> None:
 @every_file
 def test_file_is_loaded_and_every_start_config_counted_without_data(path: Path):
     spec = load_spec(path)
+    assert spec.name == path.stem
     plan = plan_dry_run(spec, nodes=NODES)
+    assert 0 < plan.summary.share_within_budget <= 1
     assert not plan.start.left_out
     assert len(plan.start_counts) >= len(spec.search.start)
     assert min(plan.start_counts.values()) > 0
