@@ -20,6 +20,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from benchmarks.paper_tables.early_test import early
 from benchmarks.paper_tables.paper import FILES, ORDERINGS, PAPER, Accuracies, Ordering
 from benchmarks.report import (
     Figure,
@@ -86,15 +87,17 @@ def trained_in(work: Path, table: str) -> dict[str, Row]:
     if not path.exists():
         return {}
     trials = pd.read_parquet(path).set_index("name")
+    early_tests = early(path.parent)
     found = {}
     for row in rows_of(table):
         if row.name not in trials.index or trials.state[row.name] != "complete":
             continue
         trial = trials.loc[row.name]
+        test_top1 = early_tests.get(trial.id) if pd.isna(trial.test_top1) else trial.test_top1
         found[row.key] = replace(
             row,
             val_top1=round(float(trial.top1), 2),
-            test_top1=None if pd.isna(trial.test_top1) else round(float(trial.test_top1), 2),
+            test_top1=None if test_top1 is None else round(float(test_top1), 2),
             epochs=int(trial.epochs),
             seconds=round(float(trial.seconds), 1),
             trained_in=table,
@@ -113,13 +116,18 @@ def train(work: Path, table: str, known: set[str]) -> None:
     else:
         wanted = [row for row in rows if row.key not in known]
         only = None if len(wanted) == len(rows) else tuple(row.name for row in wanted)
-    own = trained_in(work, table)
-    if all(row.key in own and own[row.key].test_top1 is not None for row in wanted):
+    if is_begun and _is_finished(out, wanted):
         return
     command = [sys.executable, "-m", "vpetl_ray.search", str(_file(table)), "--out", str(out)]
     for override in (*DEMO, *([] if only is None else [f"search.only={json.dumps(only)}"])):
         command += ["--set", override]
     subprocess.run([*command, *(["--resume"] if is_begun else [])], check=True, cwd=ROOT)
+
+
+def _is_finished(out: Path, wanted: Sequence[Row]) -> bool:
+    path = out / "trials.parquet"
+    tested = set(pd.read_parquet(path).dropna(subset="test_top1").name) if path.exists() else set()
+    return all(row.name in tested for row in wanted)
 
 
 def collect(work: Path) -> dict[str, list[Row]]:
