@@ -198,7 +198,7 @@ def markdown(tables: dict[str, list[Row]]) -> str:
     parts = []
     for table in ("2", "3", "4"):
         parts += [f"## {_title(table)}", _table(tables[table])]
-    others = [t for t in ("1", "5", "6") if any(row.test_top1 for row in tables[t])]
+    others = [t for t in ("1", "5", "6") if all(row.test_top1 for row in tables[t])]
     for table in others:
         parts += [f"## {_title(table)}", _table(tables[table])]
     return "\n\n".join([*parts, "## Orderings", _ordering_table(tables)])
