@@ -16,6 +16,8 @@ from vpetl_ray.spec.search_spec import SearchSpec
 
 SPEC_FILE = "spec.yaml"
 STUDY_FILE = "study.db"
+CHECKPOINT_FOLDER = "paused"
+"""Trials that wait at a rung; empty when the search is over."""
 _LOCK_FILE = ".lock"
 
 MAY_CHANGE = ("search.trials", "search.max_minutes", "resources", "tracking")

@@ -25,12 +25,13 @@ from vpetl_ray.results.front import front_of
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.results.search_files import SearchFacts, SearchFiles
 from vpetl_ray.results.tracking import RunStatus, Tracker, TrackingInfo, TrackingReport
-from vpetl_ray.results_folder import STUDY_FILE, claimed
+from vpetl_ray.results_folder import CHECKPOINT_FOLDER, STUDY_FILE, claimed
 from vpetl_ray.spec.search_spec import SearchSpec, spaced
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
 from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.run import TestedTrials, TrialsEnd, measure_test, run_trials
+from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
 from vpetl_ray.tuning.searcher import SearchObserver
 from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.trial_protocol import GroupSetup
@@ -133,6 +134,8 @@ class SearchJob:
                 max_minutes=self._spec.search.max_minutes,
                 observers=observers,
                 keep_tensors=files.keep_tensors,
+                halving=self._spec.halving(),
+                checkpoints=RungCheckpoints(self._directory / CHECKPOINT_FOLDER),
             )
             status = "KILLED" if end is TrialsEnd.INTERRUPTED else "FINISHED"
             if end is not TrialsEnd.INTERRUPTED:

@@ -407,3 +407,61 @@ def test_messages_of_an_unknown_group_are_void(board):
     assert not run_epoch(board, lease, 1)
     assert board.may_continue(lease, 0, 1) is False
     board.failed(lease, 0, "?")
+
+
+def test_a_paused_trial_goes_on_from_its_checkpoint_before_what_is_queued(board):
+    board.submit(make_task("t0", {}, until_epoch=1))
+    board.submit(make_task("t1", {}, until_epoch=1))
+    board.open_group(0, 1)
+    lease = assigned(board).lease
+    run_epoch(board, lease, 1)
+    board.cancel("t0")
+    assert board.may_continue(lease, 0, 1) is False
+    assert read_all(board, "t0")[-1].state is OutcomeState.CANCELLED
+    board.resume("t0", 3)
+    assert board.next_result("t0") is None
+    again = assigned(board, sequence=1)
+    assert (again.task.trial_id, again.task.start_state) == ("t0", b"1")
+    assert run_epoch(board, again.lease, 2)
+    assert board.may_continue(again.lease, 0, 2) is True
+
+
+def test_a_pause_that_is_taken_back_in_time_leaves_the_trial_in_its_group(board):
+    board.submit(make_task("t0", {}, until_epoch=1))
+    board.open_group(0, 1)
+    lease = assigned(board).lease
+    run_epoch(board, lease, 1)
+    board.cancel("t0")
+    board.resume("t0", 2)
+    assert board.may_continue(lease, 0, 1) is True
+    assert [type(item) for item in read_all(board, "t0")] == [EpochReport]
+
+
+def test_a_parked_trial_tells_its_last_epoch_and_waits_until_it_is_resumed(board):
+    task = make_task("t0", {}, until_epoch=1, start_state=b"1")
+    board.park(task, EpochReport(trial_id="t0", epoch=1, metrics={}, is_last=False, group=None))
+    board.open_group(0, 1)
+    assert [report.epoch for report in board.next_results("t0")] == [1]
+    assert board.next_task(0, 1, 0, 0) is None
+    board.resume("t0", 3)
+    assignment = assigned(board)
+    assert assignment.task.start_state == b"1"
+    assert not run_epoch(board, assignment.lease, 1) or board.next_results("t0") is None
+    assert run_epoch(board, assignment.lease, 2)
+    assert [report.epoch for report in board.next_results("t0")] == [2]
+
+
+def test_a_parked_trial_can_be_cancelled(board):
+    task = make_task("t0", {}, until_epoch=1, start_state=b"1")
+    board.park(task, EpochReport(trial_id="t0", epoch=1, metrics={}, is_last=False, group=None))
+    board.cancel("t0")
+    assert read_all(board, "t0")[-1].state is OutcomeState.CANCELLED
+
+
+def test_a_trial_that_is_done_is_not_resumed(board):
+    board.submit(make_task("t0", {}, until_epoch=1))
+    board.open_group(0, 1)
+    run_epoch(board, assigned(board).lease, 1, final=b"tensors")
+    board.resume("t0", 5)
+    assert read_all(board, "t0")[-1].state is OutcomeState.DONE
+    assert board.next_task(0, 1, 0, 1) is None

@@ -116,6 +116,14 @@ class DispatcherMachine(RuleBasedStateMachine):
         self.board.cancel(trial)
         self.cancelled.add(trial)
 
+    @rule(trial=trials, until=st.integers(1, 2))
+    def resume(self, trial, until):
+        self.read(trial)
+        self.board.resume(trial, until)
+        if trial in self.outcomes and self.outcomes[trial].state is OutcomeState.CANCELLED:
+            del self.outcomes[trial]
+        self.cancelled.discard(trial)
+
     @rule(who=st.sampled_from(RANKS), times=st.integers(1, 9))
     def work(self, who, times):
         for _ in range(times):

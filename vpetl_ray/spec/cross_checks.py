@@ -134,6 +134,7 @@ def _check_training(found: Findings) -> None:
 
 def _check_search(found: Findings) -> None:
     """Fill in the trials of a search that has no end of its own; check what is said of a list."""
+    _check_halving(found)
     sampler, trials, only = (("search", key) for key in ("sampler", "trials", "only"))
     if not found.have(sampler):
         return
@@ -155,6 +156,18 @@ def _check_search(found: Findings) -> None:
         if name not in names:
             text = f"{show(name)} is not in search.start{nearest(name, names)}"
             found.add(only, f"{text}; it has {', '.join(names)}", (i,))
+
+
+def _check_halving(found: Findings) -> None:
+    rungs, epochs = ("search", "halving", "rungs"), ("training", "epochs")
+    if not found.have(rungs, epochs) or found.values[rungs] == "auto":
+        return
+    fewest = min(_numbers(found.values[epochs]))
+    if not found.values[rungs]:
+        found.add(rungs, "is empty; name epochs, or leave halving out")
+    elif max(found.values[rungs]) >= fewest:
+        text = f"must be below training.epochs ({fewest:g})"
+        found.add(rungs, f"{text}, got {show(max(found.values[rungs]))}")
 
 
 def _check_weights(arch: Arch, found: Findings) -> None:

@@ -32,6 +32,7 @@ from vpetl_ray.spec.sections import (
 from vpetl_ray.spec.space_tree import space_tree, start_values
 from vpetl_ray.spec.special_kinds import AllOf, Name, budget_in_parameters
 from vpetl_ray.spec.start_list import chosen_entries, list_mistake
+from vpetl_ray.tuning.halving import Halving, default_rungs
 from vpetl_ray.tuning.samplers import LIST, QUEUED
 from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.space_size import smallest_values
@@ -223,6 +224,15 @@ class SearchSpec(Section):
         if self.is_list and (mistake := list_mistake(space, plan, self.given_budget)):
             raise SpecError(self._sentence(("search", "start"), mistake))
         return plan
+
+    def halving(self) -> Halving | None:
+        """Return the rungs at which trials are compared; None trains each to its end."""
+        chosen = self.search.halving
+        if chosen is None:
+            return None
+        fewest = min(int(epochs) for epochs in self.training.epochs.members())  # type: ignore[arg-type]
+        rungs = default_rungs(fewest, chosen.eta) if chosen.rungs == "auto" else chosen.rungs
+        return Halving(rungs, eta=chosen.eta, variant=chosen.variant, spread=chosen.spread)
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values as YAML has them, every default filled in."""

@@ -12,12 +12,14 @@ from pydantic import Field
 
 from vpetl_ray.data.catalogue import SOURCES
 from vpetl_ray.models.arch import ARCHS
+from vpetl_ray.results.ranking import SPREADS
 from vpetl_ray.spec.kinds import Flag, Number, Several, Text, Whole, Word
 from vpetl_ray.spec.leaves import Given, Searched
 from vpetl_ray.spec.section import Section
 from vpetl_ray.spec.special_kinds import Budget, StartList, TrackingUri
 from vpetl_ray.training.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
 from vpetl_ray.tuning.domains import Domain, Fixed
+from vpetl_ray.tuning.halving import VARIANTS, Variant
 from vpetl_ray.tuning.samplers import SAMPLERS
 from vpetl_ray.tuning.start import START_CONFIGS
 
@@ -177,6 +179,32 @@ class BudgetSection(Section):
     )
 
 
+class HalvingSection(Section):
+    """Successive halving: trials are compared at rungs, and only the best are trained on."""
+
+    rungs: Annotated[
+        Literal["auto"] | tuple[int, ...],
+        Given(Several(item=Whole(low=1, high=100_000), words=("auto",))),
+    ] = Field(
+        default="auto",
+        description="Epochs at which trials are compared; auto: training.epochs / eta, and again "
+        "/ eta, down to 1.",
+    )
+    eta: Annotated[float, Given(Number(above=1, high=100))] = Field(
+        default=3.0, description="Of the trials at a rung, the best 1 / eta go on."
+    )
+    variant: Annotated[Variant, Given(Word(options=VARIANTS))] = Field(
+        default="promotion",
+        description="promotion: every trial waits at a rung until it is among the best. stopping: "
+        "it ends there at once if it is not.",
+    )
+    spread: Annotated[str, Given(Word(options=tuple(SPREADS)))] = Field(
+        default="epsilon_net",
+        description="Which of the trials that nothing beats come first: those that cover the "
+        "front most evenly, by an epsilon-net or by crowding distance.",
+    )
+
+
 class SearchSection(Section):
     """How the space is searched."""
 
@@ -199,6 +227,10 @@ class SearchSection(Section):
     only: Annotated[
         tuple[str, ...] | None, Given(Several(item=Text(what="a name"), nullable=True))
     ] = Field(default=None, description="Of a list: train these alone, by name; null: all.")
+    halving: HalvingSection | None = Field(
+        default=None,
+        description="Stop the worst trials early; null: train each to its end.",
+    )
     test: Annotated[Literal["front", "all"], Given(Word(options=("front", "all")))] = Field(
         default="front",
         description="What is measured on the test split at the end: the front, or all that was "

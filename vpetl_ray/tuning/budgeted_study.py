@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import random
 import uuid
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy import event
 
 from vpetl_ray.errors import SearchError
-from vpetl_ray.results.records import TrialRecord, TrialState
+from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.tuning.method_space import Values
 from vpetl_ray.tuning.samplers import QUEUED, make_sampler
 from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig
@@ -34,6 +34,7 @@ _VALUES = "values"
 _NAME = "name"
 _RECORD = "record"
 _TWIN = "duplicate_of"
+_CURVE = "curve"
 _BUDGET = "over_budget_or_repeated"
 _TEST_TOP1 = "test_top1:"
 _SEARCH_ID = "search_id"
@@ -47,6 +48,8 @@ class Proposal:
     config: TrialConfig
     trainable_params: int
     name: str | None
+    curve: tuple[EpochRow, ...] = ()
+    """Of a trial that an earlier run had begun: up to the last rung that it came to."""
 
     @property
     def id(self) -> str:
@@ -231,6 +234,10 @@ class BudgetedStudy:
                 raise SearchError(f"{record.id} is infeasible and cannot have been trained")
         self._on_record(record)
 
+    def keep_curve(self, number: int, curve: Sequence[EpochRow]) -> None:
+        """Keep how far a trial has come, for a search that is cut off."""
+        self._write_attr(number, _CURVE, [dict(vars(row)) for row in curve])
+
     def columns_of(self, proposal: Proposal) -> dict[str, Any]:
         """The proposal's config as a flat row, one entry a column of `trials.parquet`."""
         return self._space.config_columns(proposal.config.values)
@@ -308,9 +315,12 @@ class BudgetedStudy:
 
     def _write_record(self, record: TrialRecord) -> None:
         self._records[record.number] = record
+        self._write_attr(record.number, _RECORD, record.to_dict())
+
+    def _write_attr(self, number: int, key: str, value: Any) -> None:
         storage, study_id = self._study._storage, self._study._study_id
-        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, record.number)
-        storage.set_trial_user_attr(trial_id, _RECORD, record.to_dict())
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        storage.set_trial_user_attr(trial_id, key, value)
 
     def _queue(self, start: Iterable[tuple[str | None, Mapping[str, Any]]]) -> None:
         for name, values in start:
@@ -357,6 +367,7 @@ class BudgetedStudy:
                 config=config,
                 trainable_params=params,
                 name=trial.user_attrs.get(_NAME),
+                curve=tuple(EpochRow(**row) for row in trial.user_attrs.get(_CURVE, ())),
             )
         )
 

@@ -18,6 +18,7 @@ class TrialEntry:
     lost_groups: int = 0
     cancelled: bool = False
     forgotten: bool = False
+    parked: bool = False
     lease: Lease | None = None
     last_group: int | None = None
     unread: deque[EpochReport] = field(default_factory=deque)

@@ -76,6 +76,20 @@ class Dispatcher:
         else:
             self._queue.append(task.trial_id)
 
+    def park(self, task: Task, last: EpochReport) -> None:
+        """Take in a trial that an earlier search had paused: it waits for `resume`.
+
+        Args:
+            task: with the checkpoint as its `start_state`.
+            last: its last epoch, which is read once more.
+        """
+        trial = TrialEntry(task=task, granted=task.until_epoch, submitted_at=self._clock())
+        trial.parked, trial.epoch = True, last.epoch
+        trial.unread.append(last)
+        self._trials[task.trial_id] = trial
+        if self._closed:
+            self._settle(trial, OutcomeState.CANCELLED)
+
     def grant(self, trial_id: str, until_epoch: int) -> None:
         """Let a trial run on up to `until_epoch`; never takes back what was granted."""
         trial = self._trials[trial_id]
@@ -87,9 +101,29 @@ class Dispatcher:
         if trial is None or trial.outcome is not None:
             return
         trial.cancelled = True
-        if trial.lease is None:
+        if trial.parked:
+            trial.parked = False
+            self._settle(trial, OutcomeState.CANCELLED)
+        elif trial.lease is None:
             self._queue.remove(trial_id)
             self._settle(trial, OutcomeState.CANCELLED)
+
+    def resume(self, trial_id: str, until_epoch: int) -> None:
+        """Take back a `cancel`: the trial goes on from its checkpoint, before all that is queued.
+
+        Nothing is lost in between: it may still be running its last epoch, or wait for years. A
+        trial that ended in another way stays as it is.
+        """
+        trial = self._trials[trial_id]
+        self.grant(trial_id, until_epoch)
+        if self._closed:
+            return
+        trial.cancelled = False
+        is_paused = trial.outcome is not None and trial.outcome.state is OutcomeState.CANCELLED
+        if is_paused or trial.parked:
+            trial.outcome, trial.parked = None, False
+            trial.submitted_at = self._clock()
+            self._queue.appendleft(trial_id)
 
     def next_result(self, trial_id: str) -> EpochReport | Outcome | None:
         """Read the trial's next epoch, then its outcome, as often as asked; None while it runs."""

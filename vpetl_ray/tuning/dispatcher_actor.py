@@ -46,6 +46,11 @@ class DispatcherActor:
         self._dispatcher.submit(task)
         self._wake()
 
+    async def park(self, task: Task, last: EpochReport) -> None:
+        """See `Dispatcher.park`."""
+        self._dispatcher.park(task, last)
+        self._wake()
+
     async def grant(self, trial_id: str, until_epoch: int) -> None:
         """See `Dispatcher.grant`."""
         self._dispatcher.grant(trial_id, until_epoch)
@@ -54,6 +59,11 @@ class DispatcherActor:
     async def cancel(self, trial_id: str) -> None:
         """See `Dispatcher.cancel`."""
         self._dispatcher.cancel(trial_id)
+        self._wake()
+
+    async def resume(self, trial_id: str, until_epoch: int) -> None:
+        """See `Dispatcher.resume`."""
+        self._dispatcher.resume(trial_id, until_epoch)
         self._wake()
 
     async def next_result(

@@ -107,7 +107,8 @@ class EpochReport:
     metrics: Mapping[str, float | int]
     is_last: bool
     """The trial has no epoch left; its `Outcome` follows."""
-    group: int
+    group: int | None
+    """None for an epoch of an earlier run of the search."""
 
 
 class OutcomeState(StrEnum):

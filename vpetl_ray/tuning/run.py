@@ -24,12 +24,16 @@ from typing import Any, Literal, TypeAlias
 import ray
 from ray import tune
 from ray.actor import ActorHandle
+from ray.tune.schedulers import TrialScheduler
 
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.front import front_of
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
+from vpetl_ray.tuning.halving import Halving
 from vpetl_ray.tuning.messages import Outcome, OutcomeState, make_task
+from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
+from vpetl_ray.tuning.rung_scheduler import RungScheduler
 from vpetl_ray.tuning.searcher import ParetoSearcher, SearchObserver
 from vpetl_ray.tuning.trainable import NotSaved, TrialTrainable
 
@@ -101,8 +105,13 @@ def run_trials(
     max_minutes: float | None,
     observers: Sequence[SearchObserver],
     keep_tensors: Callable[[TrialRecord, bytes], None],
+    halving: Halving | None = None,
+    checkpoints: RungCheckpoints | None = None,
 ) -> TrialsEnd:
     """Let Tune run the search on groups that are already started.
+
+    With `halving`, trials are compared at its rungs, and only the best are trained to their end;
+    `checkpoints` keeps those that wait, for a search that is cut off.
 
     Raises:
         SearchError: no worker group is left; finished trials are kept.
@@ -112,9 +121,12 @@ def run_trials(
         dispatcher,
         num_trials=num_trials,
         deadline=None if max_minutes is None else time.monotonic() + 60.0 * max_minutes,
+        halving=halving,
+        checkpoints=checkpoints,
         observers=observers,
         keep_tensors=keep_tensors,
     )
+    scheduler = RungScheduler(halving, dispatcher) if halving else None
 
     def stop() -> None:
         searcher.interrupt()
@@ -122,7 +134,9 @@ def run_trials(
 
     interruption = Interruption(stop)
     with tempfile.TemporaryDirectory(prefix="vpetl_tune_") as scratch, interruption.listening():
-        tuner = _tuner(searcher, dispatcher, num_concurrent, Path(scratch), interruption.happened)
+        tuner = _tuner(
+            searcher, scheduler, dispatcher, num_concurrent, Path(scratch), interruption.happened
+        )
         with _quiet_tune():
             tuner.fit()
     if searcher.failure is not None:
@@ -134,6 +148,7 @@ def run_trials(
 
 def _tuner(
     searcher: ParetoSearcher,
+    scheduler: TrialScheduler | None,
     dispatcher: ActorHandle[Any],
     num_concurrent: int,
     scratch: Path,
@@ -150,6 +165,7 @@ def _tuner(
         tune.with_resources(trainable, near_driver),
         tune_config=tune.TuneConfig(
             search_alg=searcher,
+            scheduler=scheduler,
             num_samples=-1,  # the searcher says when it is enough
             reuse_actors=True,
         ),

@@ -25,8 +25,16 @@ from ray.tune.search import Searcher
 
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal
-from vpetl_ray.tuning.messages import OutcomeState, make_task
-from vpetl_ray.tuning.trainable import RUNGS, TRIAL_ID, NotSaved, granted_until
+from vpetl_ray.tuning.halving import Halving
+from vpetl_ray.tuning.messages import EpochReport, OutcomeState, make_task
+from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
+from vpetl_ray.tuning.trainable import (
+    RUNGS,
+    TRAINABLE_PARAMS,
+    TRIAL_ID,
+    NotSaved,
+    granted_until,
+)
 
 _ROW_FIELDS = tuple(field.name for field in fields(EpochRow))
 
@@ -59,7 +67,8 @@ class ParetoSearcher(NotSaved, Searcher):
         dispatcher: the actor that the worker groups ask for work.
         num_trials: trials to train in the whole search, those of an earlier run included.
         deadline: `clock()` after which nothing new is started.
-        rungs: epochs at which a scheduler decides.
+        halving: decides at its rungs; None trains every trial to its end.
+        checkpoints: where trials are kept that have come to a rung.
         observers: told of every start, epoch and record.
         keep_tensors: called with a complete trial's record and its adapter file's bytes, before
             the record is final.
@@ -73,7 +82,8 @@ class ParetoSearcher(NotSaved, Searcher):
         *,
         num_trials: int,
         deadline: float | None = None,
-        rungs: Sequence[int] = (),
+        halving: Halving | None = None,
+        checkpoints: RungCheckpoints | None = None,
         observers: Sequence[SearchObserver] = (),
         keep_tensors: Callable[[TrialRecord, bytes], None] = lambda record, tensors: None,
         clock: Callable[[], float] = time.monotonic,
@@ -83,7 +93,10 @@ class ParetoSearcher(NotSaved, Searcher):
         self._dispatcher = dispatcher
         self._num_left = max(0, num_trials - study.num_trained)
         self._deadline = deadline
-        self._rungs = tuple(rungs)
+        self._halving = halving
+        self._checkpoints = checkpoints
+        for record in study.records:
+            self._restore(record.id, record.trainable_params, record.curve)
         self._observers = tuple(observers)
         self._keep_tensors = keep_tensors
         self._clock = clock
@@ -115,12 +128,38 @@ class ParetoSearcher(NotSaved, Searcher):
             self.is_exhausted = True
             return Searcher.FINISHED
         self._num_left -= 1
-        self._live[trial_id] = _LiveTrial(proposal)
-        task = make_task(proposal.id, proposal.config, until_epoch=granted_until(0, self._rungs))
-        ray.get(self._dispatcher.submit.remote(task))
+        # A probe is trained on features that are computed once: there is nothing to save.
+        rungs = () if self._halving is None or proposal.config.is_probe else self._halving.rungs
+        self._live[trial_id] = self._submit(proposal, rungs)
         for observer in self._observers:
             observer.on_start(proposal.id, proposal.trainable_params, proposal.name)
-        return {TRIAL_ID: proposal.id, RUNGS: list(self._rungs)}
+        return {
+            TRIAL_ID: proposal.id,
+            RUNGS: list(rungs),
+            TRAINABLE_PARAMS: proposal.trainable_params,
+        }
+
+    def _submit(self, proposal: Proposal, rungs: tuple[int, ...]) -> _LiveTrial:
+        """Queue the trial, or let it wait at the rung where an earlier run left it."""
+        kept = self._checkpoints.read(proposal.id) if self._checkpoints and rungs else None
+        if kept is None or not proposal.curve:
+            task = make_task(proposal.id, proposal.config, until_epoch=granted_until(0, rungs))
+            ray.get(self._dispatcher.submit.remote(task))
+            return _LiveTrial(proposal)
+        last = proposal.curve[-1]
+        self._restore(proposal.id, proposal.trainable_params, proposal.curve[:-1])
+        task = make_task(proposal.id, proposal.config, until_epoch=last.epoch, start_state=kept)
+        metrics = {name: value for name, value in vars(last).items() if value is not None}
+        report = EpochReport(
+            trial_id=proposal.id, epoch=last.epoch, metrics=metrics, is_last=False, group=None
+        )
+        ray.get(self._dispatcher.park.remote(task, report))
+        return _LiveTrial(proposal, curve=list(proposal.curve))
+
+    def _restore(self, name: str, params: int, curve: Sequence[EpochRow]) -> None:
+        if self._halving is not None:
+            known = {row.epoch: row.top1 for row in curve if row.top1 is not None}
+            self._halving.restore(name, params, known)
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the epochs that a result brings."""
@@ -136,6 +175,17 @@ class ParetoSearcher(NotSaved, Searcher):
             live.curve.append(row)
             for observer in self._observers:
                 observer.on_epoch(live.proposal.id, row)
+            if self._halving is not None and row.epoch in self._halving.rungs:
+                self._keep(live)
+
+    def _keep(self, live: _LiveTrial) -> None:
+        """Keep a trial that has come to a rung, so that a search that goes on has it there."""
+        if self._checkpoints is None:
+            return
+        state: Any = ray.get(self._dispatcher.checkpoint.remote(live.proposal.id))
+        if state is not None:
+            self._checkpoints.keep(live.proposal.id, state)
+            self._study.keep_curve(live.proposal.number, live.curve)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -147,13 +197,15 @@ class ParetoSearcher(NotSaved, Searcher):
             return
         if self._is_left_behind(result or {}):
             return  # stays RUNNING in the study: the next run takes it up again
-        state, reason = self._state_of(result or {}, error)
+        state, reason = self._state_of(live, result or {}, error)
         record = self._record(live, state, reason)
         if state is TrialState.COMPLETE:
             tensors: Any = ray.get(self._dispatcher.final.remote(live.proposal.id))
             self._keep_tensors(record, tensors)
         self._study.tell(record)
         self._dispatcher.forget.remote(live.proposal.id)
+        if self._checkpoints is not None:
+            self._checkpoints.discard(live.proposal.id)
 
     def _is_left_behind(self, result: Mapping[str, Any]) -> bool:
         """Whether the trial ended with the search, and not by itself or by the scheduler."""
@@ -163,7 +215,9 @@ class ParetoSearcher(NotSaved, Searcher):
             self._is_interrupted = True
         return self._is_interrupted and outcome != OutcomeState.DONE.value
 
-    def _state_of(self, result: Mapping[str, Any], error: bool) -> tuple[TrialState, str | None]:
+    def _state_of(
+        self, live: _LiveTrial, result: Mapping[str, Any], error: bool
+    ) -> tuple[TrialState, str | None]:
         if error:
             return TrialState.FAILED, "Ray Tune lost the trial's actor"
         match result.get("outcome"):
@@ -173,7 +227,8 @@ class ParetoSearcher(NotSaved, Searcher):
                 self._last_failure = result.get("reason")
                 return TrialState.FAILED, result.get("reason")
         # No outcome from the dispatcher: the scheduler ended it at a rung.
-        return TrialState.STOPPED, f"stopped after epoch {result.get('epoch')}"
+        epoch = live.curve[-1].epoch if live.curve else 0
+        return TrialState.STOPPED, f"stopped after epoch {epoch}"
 
     def _record(self, live: _LiveTrial, state: TrialState, reason: str | None) -> TrialRecord:
         proposal, last = live.proposal, live.curve[-1] if live.curve else None

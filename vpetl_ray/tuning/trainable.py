@@ -18,6 +18,7 @@ from vpetl_ray.tuning.messages import EpochReport, Outcome
 
 TRIAL_ID = "vpetl_trial_id"
 RUNGS = "rungs"
+TRAINABLE_PARAMS = "trainable_params"
 NO_LIMIT = 1 << 30
 
 

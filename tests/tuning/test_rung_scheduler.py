@@ -1,0 +1,154 @@
+"""Halving in a real Tune, on real groups, with trials that only pretend to train."""
+
+import os
+import signal
+from dataclasses import dataclass
+
+import pytest
+import ray
+
+from tests.tuning.test_budgeted_study import open_study
+from vpetl_ray.models.arch import get_arch
+from vpetl_ray.results.records import TrialState
+from vpetl_ray.tuning.cluster import free_nodes, plan_groups
+from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
+from vpetl_ray.tuning.domains import Choice
+from vpetl_ray.tuning.halving import Halving
+from vpetl_ray.tuning.run import TrialsEnd, run_trials
+from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
+from vpetl_ray.tuning.space import Space
+from vpetl_ray.tuning.trial_protocol import EpochOutput, GroupSetup
+from vpetl_ray.tuning.worker_group import start_groups
+
+pytestmark = pytest.mark.timeout(180)
+
+EPOCHS = 4
+# In no order: of trials that get better one by one, each is the best of its rung when it comes.
+RATES = tuple(round(1e-3 * 1.3 ** (7 * i % 18), 6) for i in range(18))
+
+
+class PretendRunner:
+    """Accuracy grows with the width and the learning rate; a checkpoint is the epoch."""
+
+    def start(self, task):
+        self.recipe = task.config.recipe
+        self.epoch = int(task.start_state or 0)
+
+    def run_epoch(self):
+        self.epoch += 1
+        top1 = 100 * self.recipe.learning_rate * (1 + 0.1 * self.epoch)
+        metrics = {"top1": top1, "loss": 1.0, "train_loss": 1.0, "seconds": 0.01}
+        return EpochOutput(epoch=self.epoch, metrics=metrics, is_last=self.epoch == EPOCHS)
+
+    def state(self):
+        return b"%d" % self.epoch
+
+    def result(self):
+        return b"tensors after %d" % self.epoch
+
+    def close(self):
+        pass
+
+
+@dataclass
+class Watcher:
+    """An observer that counts."""
+
+    epochs: list
+    records: list
+    interrupt_after: int = 10**6
+
+    def on_start(self, trial_id, trainable_params, name):
+        pass
+
+    def on_epoch(self, trial_id, row):
+        self.epochs.append((trial_id, row.epoch))
+        if len(self.epochs) == self.interrupt_after:
+            os.kill(os.getpid(), signal.SIGINT)
+
+    def on_record(self, record):
+        self.records.append(record)
+
+
+def space():
+    return Space(
+        arch=get_arch("swin3d_nano"),
+        num_classes=12,
+        tree={
+            "petl.adapter.d_bottle": 4,
+            "training.learning_rate": Choice(options=RATES),
+            "training.epochs": EPOCHS,
+            "training.batch_size": 8,
+        },
+    )
+
+
+def search(tmp_path, halving, watcher, *, end=TrialsEnd.FINISHED):
+    tensors = {}
+    study = open_study(
+        tmp_path / "study.db", watcher.records, space=space(), budget=10**6, sampler="grid"
+    )
+    dispatcher = start_dispatcher()
+    plan = plan_groups(
+        free_nodes(), num_groups=2, workers_per_group=1, cpus_per_worker=1, gpus_per_worker=0
+    )
+    groups = start_groups(
+        GroupSetup(make_runner=lambda payload, context: PretendRunner()), plan, dispatcher
+    )
+    try:
+        found = run_trials(
+            study,
+            dispatcher,
+            num_trials=len(RATES),
+            num_concurrent=2,
+            max_minutes=None,
+            observers=[watcher],
+            keep_tensors=lambda record, final: tensors.update({record.id: final}),
+            halving=halving,
+            checkpoints=RungCheckpoints(tmp_path / "paused"),
+        )
+    finally:
+        groups.close()
+        ray.kill(dispatcher)
+    assert found is end
+    return tensors
+
+
+@pytest.mark.parametrize("variant", ["promotion", "stopping"])
+def test_the_best_are_trained_to_their_end_and_no_epoch_is_trained_twice(
+    ray_cluster, tmp_path, variant
+):
+    watcher = Watcher([], [])
+    tensors = search(tmp_path, Halving([1, 2], eta=3, variant=variant), watcher)
+    assert len(watcher.records) == len(RATES)
+    complete = {r.id for r in watcher.records if r.state is TrialState.COMPLETE}
+    stopped = {r.id for r in watcher.records if r.state is TrialState.STOPPED}
+    assert complete | stopped == {r.id for r in watcher.records}
+    assert len(set(watcher.epochs)) == len(watcher.epochs)
+    for record in watcher.records:
+        assert [row.epoch for row in record.curve] == list(range(1, record.epochs + 1))
+        assert record.epochs == EPOCHS if record.id in complete else record.epochs in (1, 2)
+    assert tensors.keys() == complete
+    assert set(tensors.values()) == {b"tensors after 4"}
+    best = max(watcher.records, key=lambda r: r.config["training.learning_rate"])
+    assert best.id in complete
+    if variant == "promotion":
+        assert len(watcher.epochs) <= 0.6 * EPOCHS * len(RATES)
+
+
+def test_a_search_that_was_cut_off_goes_on_with_its_rungs(ray_cluster, tmp_path):
+    first, second = Watcher([], [], interrupt_after=14), Watcher([], [])
+    search(tmp_path, Halving([1, 2], eta=3), first, end=TrialsEnd.INTERRUPTED)
+    waiting = {path.stem for path in (tmp_path / "paused").iterdir()}
+    assert waiting
+    search(tmp_path, Halving([1, 2], eta=3), second)
+    records = first.records + second.records
+    assert len({record.id for record in records}) == len(records) == len(RATES)
+    # What waited at a rung is not trained to there again, and no more goes on than without a break.
+    came_to = {trial: max(e for t, e in first.epochs if t == trial and e <= 2) for trial in waiting}
+    again = set(first.epochs) & set(second.epochs)
+    assert not {(trial, epoch) for trial, epoch in again if epoch <= came_to.get(trial, 0)}
+    complete = [record for record in records if record.state is TrialState.COMPLETE]
+    assert 2 <= len(complete) <= 6
+    assert all(len(record.curve) == record.epochs for record in records)
+    assert not list((tmp_path / "paused").iterdir())

@@ -1,0 +1,184 @@
+"""Multi-objective asynchronous successive halving: which trials are worth more of their epochs.
+
+ASHA (Li et al. 2020, arXiv 1810.05934) compares trials at rungs, epochs 1, 3, 9 say, and lets the
+best 1/eta of each go on. With two objectives "the best" are the first 1/eta of a ranking by
+dominance (MO-ASHA: Schmucker et al. 2021, arXiv 2106.12639; see `results.ranking`). Here one
+objective, the number of trainable parameters, is known exactly before a trial starts: so at a
+rung a trial is beaten by those alone that are as cheap or cheaper, and better by now.
+
+A plain state machine: it knows no Tune, no Ray, no study and no clock.
+
+The life of a trial here, in the `promotion` variant:
+
+1. `report` at an epoch that is no rung: CONTINUE.
+2. `report` at a rung: it is entered there, and PAUSE.
+3. `next_promotion` names it when it is among the best 1/eta of its rung, highest rung first; it
+   goes on to the next rung, from its checkpoint, in any group.
+4. Past the last rung it runs to its end; `remove` forgets a trial that failed.
+
+In the `stopping` variant a rung answers at once with CONTINUE or STOP, and nothing comes back.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from enum import Enum
+from typing import Literal, get_args
+
+import numpy as np
+
+from vpetl_ray.results.front import to_costs
+from vpetl_ray.results.ranking import ranking
+
+Variant = Literal["promotion", "stopping"]
+VARIANTS: tuple[Variant, ...] = get_args(Variant)
+
+
+class Decision(Enum):
+    """What becomes of a trial after an epoch."""
+
+    CONTINUE = "continue"
+    """It trains its next epoch."""
+    PAUSE = "pause"
+    """It waits with its checkpoint, and may be promoted later."""
+    STOP = "stop"
+    """It ends here."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class RungEntry:
+    """A trial as it was at a rung."""
+
+    trial: str
+    params: int
+    top1: float
+
+
+@dataclass
+class _Rung:
+    epoch: int
+    entries: dict[str, RungEntry] = field(default_factory=dict)
+    promoted: set[str] = field(default_factory=set)
+    best: list[str] | None = None  # until the next entry
+
+    def first(self, num: int, spread: str) -> list[str]:
+        """The `num` best of the ranking."""
+        if self.best is None or len(self.best) != num:
+            entries = list(self.entries.values())
+            decades = np.log10([max(entry.params, 1) for entry in entries])
+            values = np.column_stack([decades, [entry.top1 for entry in entries]])
+            chosen = ranking(to_costs(values, (False, True)), spread, num=num)
+            self.best = [entries[index].trial for index in chosen]
+        return self.best
+
+
+def default_rungs(epochs: int, eta: float) -> tuple[int, ...]:
+    """Rungs for trials of so many epochs: that / eta, and again / eta, down to 1.
+
+    >>> default_rungs(70, 3)
+    (2, 7, 23)
+    """
+    rungs = []
+    while (epochs := int(epochs / eta)) >= 1:
+        rungs.append(epochs)
+    return tuple(reversed(rungs))
+
+
+class Halving:
+    """The rungs of one search.
+
+    Args:
+        rungs: epochs at which trials are compared, ascending.
+        eta: of the trials at a rung, the best 1 / eta go on.
+        variant: promotion or stopping, see the module.
+        spread: a key of `ranking.SPREADS`.
+
+    Raises:
+        ValueError: rungs that do not ascend from 1, or an eta that is not above 1.
+    """
+
+    def __init__(
+        self,
+        rungs: Sequence[int],
+        *,
+        eta: float = 3.0,
+        variant: Variant = "promotion",
+        spread: str = "epsilon_net",
+    ) -> None:
+        if list(rungs) != sorted(set(rungs)) or (rungs and rungs[0] < 1):
+            raise ValueError(f"rungs must be ascending epochs from 1, got {list(rungs)}")
+        if not eta > 1:
+            raise ValueError(f"eta must be above 1, got {eta}")
+        self._rungs = {epoch: _Rung(epoch) for epoch in rungs}
+        self._eta = eta
+        self._variant = variant
+        self._spread = spread
+
+    @property
+    def rungs(self) -> tuple[int, ...]:
+        """Epochs at which trials are compared."""
+        return tuple(self._rungs)
+
+    def report(self, trial: str, *, epoch: int, params: int, top1: float) -> Decision:
+        """Decide what becomes of a trial that has finished an epoch short of its last one.
+
+        A trial that reports the same rung again (it was taken up after a crash) keeps its place.
+
+        Args:
+            trial: its id.
+            epoch: from 1.
+            params: what it trains.
+            top1: validation accuracy after this epoch, percent.
+        """
+        rung = self._rungs.get(epoch)
+        if rung is None:
+            return Decision.CONTINUE
+        if trial not in rung.entries:
+            rung.entries[trial] = RungEntry(trial=trial, params=params, top1=top1)
+            rung.best = None
+        if self._variant == "promotion":
+            return Decision.CONTINUE if trial in rung.promoted else Decision.PAUSE
+        kept = rung.first(max(1, int(len(rung.entries) / self._eta)), self._spread)
+        return Decision.CONTINUE if trial in kept else Decision.STOP
+
+    def next_promotion(self) -> str | None:
+        """Name the trial that should go on next, and count it as promoted; None if there is none.
+
+        Only for the promotion variant.
+        """
+        for rung in reversed(self._rungs.values()):
+            for trial in rung.first(int(len(rung.entries) / self._eta), self._spread):
+                if trial not in rung.promoted:
+                    rung.promoted.add(trial)
+                    return trial
+        return None
+
+    def epoch_of(self, trial: str) -> int:
+        """Tell the highest rung that a trial has reached, 0 if none."""
+        return max((e for e, rung in self._rungs.items() if trial in rung.entries), default=0)
+
+    def remove(self, trial: str) -> None:
+        """Forget a trial that failed: it can't be promoted, and it beats nothing."""
+        for rung in self._rungs.values():
+            if rung.entries.pop(trial, None) is not None:
+                rung.promoted.discard(trial)
+                rung.best = None
+
+    def entries(self) -> Mapping[int, tuple[RungEntry, ...]]:
+        """Return what is known at each rung, in the order in which it came."""
+        return {epoch: tuple(rung.entries.values()) for epoch, rung in self._rungs.items()}
+
+    def restore(self, trial: str, params: int, curve: Mapping[int, float]) -> None:
+        """Enter a trial at the rungs that it has left behind, in a search that goes on.
+
+        Others are compared with it there, and it is not promoted again.
+
+        Args:
+            trial: its id.
+            params: what it trains.
+            curve: epoch to top-1.
+        """
+        for at, rung in self._rungs.items():
+            if at in curve:
+                rung.entries[trial] = RungEntry(trial=trial, params=params, top1=curve[at])
+                rung.promoted.add(trial)
+                rung.best = None
