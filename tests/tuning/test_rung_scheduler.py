@@ -20,7 +20,7 @@ from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.trial_protocol import EpochOutput, GroupSetup
 from vpetl_ray.tuning.worker_group import start_groups
 
-pytestmark = pytest.mark.timeout(180)
+pytestmark = pytest.mark.timeout(400)  # groups start slowly on a busy machine
 
 EPOCHS = 4
 # In no order: of trials that get better one by one, each is the best of its rung when it comes.
@@ -149,6 +149,6 @@ def test_a_search_that_was_cut_off_goes_on_with_its_rungs(ray_cluster, tmp_path)
     again = set(first.epochs) & set(second.epochs)
     assert not {(trial, epoch) for trial, epoch in again if epoch <= came_to.get(trial, 0)}
     complete = [record for record in records if record.state is TrialState.COMPLETE]
-    assert 2 <= len(complete) <= 6
+    assert 2 <= len(complete) <= len(RATES) // 2
     assert all(len(record.curve) == record.epochs for record in records)
     assert not list((tmp_path / "paused").iterdir())
