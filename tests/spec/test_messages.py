@@ -137,8 +137,7 @@ def test_three_mistakes_in_one_file(mistakes):
         pytest.param(
             patt() + "search: fast\n",
             "x.yaml:11: search: must be a section with keys such as trials, sampler, start, only, "
-            "halving, "
-            "test, max_minutes, max_rejects; got 'fast'",
+            "halving, test, max_minutes, max_rejects; got 'fast'",
             id="word for a section",
         ),
         pytest.param(
