@@ -192,7 +192,7 @@ class SearchJob:
             name=spec.name,
             backbone=spec.arch.name,
             backbone_params=count_backbone(spec.arch),
-            budget=spec.budget_limit(num_classes),
+            budget=spec.given_budget,
             intro=(
                 f"Search **{spec.name}**: where and how to adapt a frozen {spec.arch.name} "
                 f"({spaced(count_backbone(spec.arch))} parameters) to {spec.data.source} data with "
@@ -215,7 +215,7 @@ class SearchJob:
                 "data": spec.data.source,
                 "clip_store": store.path.name,
                 "skipped_videos": len(store.skipped),
-                "budget": spec.budget_limit(num_classes),
+                "budget": spec.given_budget or "no limit",
                 "sampler": spec.search.sampler,
                 "trials": spec.num_trials(num_classes),
                 "seed": spec.seed,

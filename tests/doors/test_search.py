@@ -241,7 +241,7 @@ def test_a_list_trains_its_rows_and_measures_each_on_test(run, spec_file, tmp_pa
     )
     out = tmp_path / "out"
     done = run(
-        "search", spec_file, "--out", out,
+        "search", spec_file, "--out", out, "--set", "budget.trainable_params=null",
         "--set", f"search={{sampler: list, test: all, start: [{rows}]}}",
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
@@ -251,7 +251,9 @@ def test_a_list_trains_its_rows_and_measures_each_on_test(run, spec_file, tmp_pa
     shown = done.stdout[done.stdout.rindex("measuring all trials") :].splitlines()
     names = [line.split()[0] for line in shown[4:7]]
     assert names == ["one", "probe", "two"], shown
-    front = {member["id"] for member in json.loads((out / "front.json").read_text())["front"]}
+    written = json.loads((out / "front.json").read_text())
+    assert written["budget"] is None, "a list without a budget has none in its picture either"
+    front = {member["id"] for member in written["front"]}
     assert {path.stem for path in (out / "adapters").iterdir()} == front
     tested = [
         run.data.metrics["test_top1"] for run in _runs(out) if "test_top1" in run.data.metrics

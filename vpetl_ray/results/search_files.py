@@ -27,7 +27,8 @@ class SearchFacts:
     name: str
     backbone: str
     backbone_params: int
-    budget: int
+    budget: int | None
+    """Most trainable parameters of a trial; None is no limit."""
     intro: str
     """One paragraph for people: data, backbone, what is searched."""
 
