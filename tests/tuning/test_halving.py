@@ -95,6 +95,12 @@ def test_stopping_ends_a_trial_that_is_beaten_at_its_rung():
     ]
 
 
+def test_stopping_leaves_nothing_to_promote():
+    halving = Halving([1], eta=2, variant="stopping")
+    report(halving, [("a", 100, 50.0), ("b", 100, 40.0), ("c", 100, 60.0), ("d", 10, 10.0)])
+    assert halving.next_promotion() is None
+
+
 def test_a_trial_that_reports_a_rung_again_keeps_its_place():
     halving = Halving([1], eta=2)
     report(halving, [("a", 100, 50.0), ("b", 100, 40.0)])

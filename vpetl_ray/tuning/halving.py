@@ -143,8 +143,10 @@ class Halving:
     def next_promotion(self) -> str | None:
         """Name the trial that should go on next, and count it as promoted; None if there is none.
 
-        Only for the promotion variant.
+        In the stopping variant nothing waits, so there is none.
         """
+        if self._variant == "stopping":
+            return None
         for rung in reversed(self._rungs.values()):
             for trial in rung.first(int(len(rung.entries) / self._eta), self._spread):
                 if trial not in rung.promoted:

@@ -16,6 +16,7 @@ from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
 
 from vpetl_ray.tuning.halving import Decision, Halving
+from vpetl_ray.tuning.messages import OutcomeState
 from vpetl_ray.tuning.trainable import RUNGS, TRAINABLE_PARAMS, TRIAL_ID, NotSaved, granted_until
 
 
@@ -68,6 +69,8 @@ class RungScheduler(NotSaved, TrialScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """A group is free: is there something to promote?"""
+        if result.get("outcome") == OutcomeState.FAILED.value:
+            self._forget(trial)  # Tune calls it complete: it is the actor alone that can error
         promoted = self._halving.next_promotion()
         if promoted is not None:
             self._take_up(promoted)
