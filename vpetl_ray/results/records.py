@@ -49,6 +49,13 @@ class EpochRow:
     def __post_init__(self) -> None:
         _drop_non_finite(self, ("top1", "loss", "train_loss"))
 
+    @classmethod
+    def of(cls, epoch: int, metrics: Mapping[str, Any]) -> Self:
+        """Take what a worker measured in an epoch; what a row has no place for is left out."""
+        names = {field.name for field in dataclasses.fields(cls)} - {"epoch"}
+        values: dict[str, Any] = {name: metrics.get(name) for name in names}
+        return cls(epoch=epoch, **values)
+
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class TrialRecord:

@@ -16,7 +16,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import ray
@@ -35,8 +35,6 @@ from vpetl_ray.tuning.trainable import (
     NotSaved,
     granted_until,
 )
-
-_ROW_FIELDS = tuple(field.name for field in fields(EpochRow))
 
 
 class SearchObserver(Protocol):
@@ -169,7 +167,7 @@ class ParetoSearcher(NotSaved, Searcher):
         if result.get("group") is not None:
             live.group = int(result["group"])
         for entry in result.get("curve", ()):
-            row = EpochRow(**{name: entry.get(name) for name in _ROW_FIELDS})
+            row = EpochRow.of(entry["epoch"], entry)
             if live.curve and row.epoch <= live.curve[-1].epoch:
                 continue  # Tune hands the last result to on_trial_complete once more
             live.curve.append(row)

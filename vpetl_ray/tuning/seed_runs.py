@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import ray
@@ -28,8 +28,6 @@ from vpetl_ray.tuning.space import TrialConfig
 
 WAIT_SECONDS = 1.0
 """How long a wait for news lasts before Python may look at its signals."""
-
-_ROW_FIELDS = tuple(field.name for field in fields(EpochRow))
 
 
 @dataclass
@@ -134,8 +132,7 @@ class SeedRuns:
         if run.test_task is not None:
             run.measured = report.metrics
             return
-        values = {name: report.metrics.get(name) for name in _ROW_FIELDS}
-        row = EpochRow(**{**values, "epoch": report.epoch})  # type: ignore[arg-type]
+        row = EpochRow.of(report.epoch, report.metrics)
         run.curve.append(row)
         run.record = replace(
             run.record,
