@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from vpetl_ray.models.own_tensors import OwnLayer, OwnTensor
+from vpetl_ray.models.work import BlockWork
 
 IN_CHANNELS = 3
 
@@ -87,6 +88,14 @@ class Arch(ABC):
     def own_tensors(self) -> tuple[OwnTensor, ...]:
         """Every parameter of the network but the classifier's."""
 
+    @abstractmethod
+    def block_works(self, clip: Size) -> tuple[BlockWork, ...]:
+        """Tell what each block, in order of depth, computes on a clip of (frames, pixels)."""
+
+    @abstractmethod
+    def edge_flops(self, clip: Size) -> int:
+        """Count FLOPs between the blocks, for one clip, without the classifier."""
+
     def blocks(self) -> tuple[BlockSite, ...]:
         """Every block, in order of depth."""
         places = [(i, j) for i, depth in enumerate(self.depths) for j in range(depth)]
@@ -111,6 +120,12 @@ class Arch(ABC):
             key: tuple(value) if isinstance(value, list) else value for key, value in fields.items()
         }
         return cls(**plain)
+
+
+def cut(sizes: Size, pieces: Size) -> Size:
+    """Tell how many pieces each axis is cut into, a remainder counted as one."""
+    t, h, w = (-(-size // piece) for size, piece in zip(sizes, pieces, strict=True))
+    return t, h, w
 
 
 def norms_and_mlp(site: BlockSite, name: str) -> Iterator[OwnTensor]:

@@ -9,10 +9,12 @@ from vpetl_ray.models.arch_base import (
     Arch,
     BlockSite,
     Size,
+    cut,
     layer_in,
     norms_and_mlp,
 )
 from vpetl_ray.models.own_tensors import EDGE, OwnLayer, OwnTensor
+from vpetl_ray.models.work import BlockWork, linear_flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -50,6 +52,34 @@ class SwinArch(Arch):
         """Every parameter of the network but the classifier's."""
         blocks = (tensor for site in self.blocks() for tensor in self._block_tensors(site))
         return *self._first_tensors(), *blocks, *self._last_tensors()
+
+    def block_works(self, clip: Size) -> tuple[BlockWork, ...]:
+        """Tell what each block computes: a window larger than the grid is clipped to it."""
+        works: list[BlockWork] = []
+        for grid, depth in zip(self._grids(clip), self.depths, strict=True):
+            t, h, w = (min(pair) for pair in zip(grid, self.window_size, strict=True))
+            work = BlockWork(
+                tokens=prod(grid), windows=prod(cut(grid, (t, h, w))), window_tokens=t * h * w
+            )
+            works += [work] * depth
+        return tuple(works)
+
+    def edge_flops(self, clip: Size) -> int:
+        """Count what turns pixels into tokens, and the merging between stages."""
+        first, *later = self._grids(clip)
+        patch = IN_CHANNELS * prod(self.patch_size)
+        merging = (
+            linear_flops(prod(grid), 4 * dim, 2 * dim)
+            for grid, dim in zip(later, self.stage_dims, strict=False)
+        )
+        return linear_flops(prod(first), patch, self.embed_dim) + sum(merging)
+
+    def _grids(self, clip: Size) -> tuple[Size, ...]:
+        """Tokens of each stage along (time, height, width): merging halves the last two."""
+        grids = [cut(clip, self.patch_size)]
+        while len(grids) < self.num_stages:
+            grids.append(cut(grids[-1], (1, 2, 2)))
+        return tuple(grids)
 
     def _first_tensors(self) -> Iterator[OwnTensor]:
         patch = IN_CHANNELS * prod(self.patch_size)

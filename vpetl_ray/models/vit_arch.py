@@ -14,10 +14,12 @@ from vpetl_ray.models.arch_base import (
     Arch,
     BlockSite,
     Size,
+    cut,
     layer_in,
     norms_and_mlp,
 )
 from vpetl_ray.models.own_tensors import EDGE, OwnLayer, OwnTensor
+from vpetl_ray.models.work import BlockWork, linear_flops
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,8 +60,7 @@ class ViTArch(Arch):
     @property
     def grid(self) -> Size:
         """Patches along (time, height, width) at `clip_size`."""
-        t, h, w = (-(-n // p) for n, p in zip(self.clip_size, self.patch_size, strict=True))
-        return t, h, w
+        return cut(self.clip_size, self.patch_size)
 
     @property
     def window_tokens(self) -> int:
@@ -76,6 +77,17 @@ class ViTArch(Arch):
         blocks = (tensor for site in self.blocks() for tensor in self._block_tensors(site))
         last = OwnLayer(name="norm", stage=self.num_stages, kind=EDGE).norm(self.num_features)
         return *self._first_tensors(), *blocks, *last
+
+    def block_works(self, clip: Size) -> tuple[BlockWork, ...]:
+        """Tell what each block computes: the same, as all tokens see all."""
+        tokens = prod(cut(clip, self.patch_size)) + self.class_tokens
+        work = BlockWork(tokens=tokens, windows=1, window_tokens=tokens)
+        return (work,) * sum(self.depths)
+
+    def edge_flops(self, clip: Size) -> int:
+        """Count what turns pixels into tokens."""
+        patch = IN_CHANNELS * prod(self.patch_size)
+        return linear_flops(prod(cut(clip, self.patch_size)), patch, self.embed_dim)
 
     def _first_tensors(self) -> Iterator[OwnTensor]:
         if self.has_class_token:

@@ -50,12 +50,30 @@ def describe_adapter(
 
     """
     model = attached.model
+    return make_header(
+        attached.config,
+        arch=model.arch.name,
+        num_classes=model.head.out_features,
+        backbone_hash=backbone_hash or hash_tensors(attached.backbone_state()),
+        metadata=metadata,
+    )
+
+
+def make_header(
+    config: PetlConfig,
+    *,
+    arch: str,
+    num_classes: int,
+    backbone_hash: str,
+    metadata: Mapping[str, Any] | None = None,
+) -> dict[str, str]:
+    """Make the metadata of an adapter file from what it says, without a model."""
     return {
         "format": FORMAT,
-        "config": json.dumps(attached.config.to_dict()),
-        "arch": model.arch.name,
-        "num_classes": str(model.head.out_features),
-        "backbone": backbone_hash or hash_tensors(attached.backbone_state()),
+        "config": json.dumps(config.to_dict()),
+        "arch": arch,
+        "num_classes": str(num_classes),
+        "backbone": backbone_hash,
         "extra": json.dumps(dict(metadata or {})),
     }
 
@@ -139,6 +157,10 @@ def _read(path: Path | str, *, with_tensors: bool) -> tuple[dict[str, Any], dict
     return values, state
 
 
+HASH_LENGTH: Final = 16
+"""Digits of what `hash_tensors` gives."""
+
+
 def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
     """16 hexadecimal digits over names, shapes and bits, whatever the order."""
     digest = hashlib.sha256()
@@ -146,4 +168,4 @@ def hash_tensors(tensors: Mapping[str, Tensor]) -> str:
         tensor = tensors[name].detach().cpu().contiguous()
         digest.update(f"{name} {tuple(tensor.shape)} {tensor.dtype}".encode())
         digest.update(tensor.reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()[:HASH_LENGTH]

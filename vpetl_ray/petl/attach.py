@@ -63,7 +63,7 @@ class Attached:
         self.config = config
         self._was_trainable = {p: p.requires_grad for p in model.parameters()}
         self._old_head = [p.detach().clone() for p in model.head.parameters()]
-        placements = _placements(config, model, seed)
+        placements = make_placements(config, model, seed)
         self._branches = [p for p in placements if isinstance(p, Branch)]
         self._unfrozen = [p for p in placements if isinstance(p, Unfrozen)]
         self._old_values = [p.parameter.detach().clone() for p in self._unfrozen]
@@ -172,7 +172,7 @@ class Attached:
         del self.model.__dict__["_attached"]
 
 
-def _placements(config: PetlConfig, model: Backbone, seed: int) -> list[Placement]:
+def make_placements(config: PetlConfig, model: Backbone, seed: int) -> list[Placement]:
     """Build everything; what two methods train in place is one tensor all the same."""
     placements: dict[str, Placement] = {}
     for method in config.methods:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vpetl_ray.errors import VpetlError
+from vpetl_ray.models.work import linear_flops
 from vpetl_ray.petl.checks import check_number
 
 Scale = float | Literal["learned"]
@@ -29,6 +30,11 @@ def check_scale(key: str, scale: object) -> None:
         raise VpetlError(f"{key}: must be a number above 0, or {LEARNED!r}, got {scale!r}")
     if not isinstance(scale, str):
         check_number(key, scale, above=0)
+
+
+def bottleneck_flops(rows: int, dim: int, d_bottle: int, out_dim: int) -> int:
+    """Count both matrix products of a bottleneck."""
+    return linear_flops(rows, dim, d_bottle) + linear_flops(rows, d_bottle, out_dim)
 
 
 def count_bottleneck(dim: int, d_bottle: int, out_dim: int, scale: Scale) -> int:

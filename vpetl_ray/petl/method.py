@@ -16,6 +16,7 @@ from torch import nn
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models import arch_base, backbone, blocks
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.models.work import BlockWork
 from vpetl_ray.petl.checks import check_whole_number
 from vpetl_ray.petl.places import Places, block_sites
 from vpetl_ray.petl.seeding import seeded
@@ -203,6 +204,26 @@ class BlockMethod(StageMethod):
     @abstractmethod
     def count_block(self, site: BlockSite) -> int:
         """Trainable parameters in one block."""
+
+    @abstractmethod
+    def block_flops(self, site: BlockSite, work: BlockWork, qkv_rows: int) -> int:
+        """Count the FLOPs of what is added to one block, for one clip.
+
+        Args:
+            site: the block.
+            work: how many rows its layers see.
+            qkv_rows: rows through the projection to queries, keys and values: the attended ones,
+                and those that another method sends through it.
+
+        """
+
+    def further_tokens(self, work: BlockWork) -> int:
+        """Tell how many keys and values every window gets beside its own."""
+        return 0
+
+    def further_qkv_rows(self) -> int:
+        """Tell how many rows of its own the method sends through a block's QKV projection."""
+        return 0
 
     @abstractmethod
     def branches(

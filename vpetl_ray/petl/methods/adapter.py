@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.models.work import BlockWork
 from vpetl_ray.petl.bottleneck import (
     ACTIVATIONS,
     Bottleneck,
     Scale,
     add_up_projection,
+    bottleneck_flops,
     check_scale,
     count_bottleneck,
 )
@@ -54,6 +56,10 @@ class AdapterConfig(SeamMethod):
     def count_block(self, site: BlockSite) -> int:
         """2 d b + b + d, and 1 for a learned scale."""
         return count_bottleneck(site.dim, self.d_bottle, site.dim, self.scale)
+
+    def block_flops(self, site: BlockSite, work: BlockWork, qkv_rows: int) -> int:
+        """Of the bottleneck, once a token."""
+        return bottleneck_flops(work.tokens, site.dim, self.d_bottle, site.dim)
 
     def seam(self, block: Block) -> nn.ModuleList:
         """Beside the MLP, inside its residual branch."""

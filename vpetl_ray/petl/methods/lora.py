@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.models.work import BlockWork, linear_flops
 from vpetl_ray.petl.bottleneck import (
     LEARNED,
     Scale,
@@ -72,6 +73,17 @@ class LoraConfig(BlockMethod):
         ends = sum(site.dim + (site.mlp_dim if t in wide else site.dim) for t in self.targets)
         num_layers = len({"qkv" if target in _QKV else target for target in self.targets})
         return self.rank * ends + (num_layers if self.alpha == LEARNED else 0)
+
+    def block_flops(self, site: BlockSite, work: BlockWork, qkv_rows: int) -> int:
+        """Of each pair, unmerged, as often as the layer beside it is used."""
+        ends = site.dim + site.mlp_dim
+        layers = {
+            "proj": (work.attended, 2 * site.dim),
+            "fc1": (work.tokens, ends),
+            "fc2": (work.tokens, ends),
+        }
+        chosen = (layers.get(target, (qkv_rows, 2 * site.dim)) for target in self.targets)
+        return sum(linear_flops(rows, self.rank, both_ends) for rows, both_ends in chosen)
 
     def branches(
         self, site: BlockSite, block: Block, generator: torch.Generator

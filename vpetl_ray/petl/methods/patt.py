@@ -8,11 +8,13 @@ from torch import Tensor, nn
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.models.work import BlockWork
 from vpetl_ray.petl.bottleneck import (
     ACTIVATIONS,
     Bottleneck,
     Scale,
     add_up_projection,
+    bottleneck_flops,
     check_scale,
     count_bottleneck,
 )
@@ -62,6 +64,10 @@ class PattConfig(SeamMethod):
     def count_block(self, site: BlockSite) -> int:
         """D b + b + k d b + k d for k targets, and 1 for a learned scale."""
         return count_bottleneck(site.dim, self.d_bottle, len(self.targets) * site.dim, self.scale)
+
+    def block_flops(self, site: BlockSite, work: BlockWork, qkv_rows: int) -> int:
+        """Of the bottleneck, once a row of the projection."""
+        return bottleneck_flops(qkv_rows, site.dim, self.d_bottle, len(self.targets) * site.dim)
 
     def seam(self, block: Block) -> nn.ModuleList:
         """Beside the QKV projection."""

@@ -7,10 +7,12 @@ import torch
 from torch import Tensor, nn
 
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.models.work import BlockWork
 from vpetl_ray.petl.bottleneck import (
     ACTIVATIONS,
     Bottleneck,
     Scale,
+    bottleneck_flops,
     check_scale,
     count_bottleneck,
 )
@@ -45,6 +47,14 @@ class PattConcatConfig(SeamMethod):
     def count_block(self, site: BlockSite) -> int:
         """D b + b + 2 d b + 2 d, and 1 for a learned scale."""
         return count_bottleneck(site.dim, self.d_bottle, 2 * site.dim, self.scale)
+
+    def block_flops(self, site: BlockSite, work: BlockWork, qkv_rows: int) -> int:
+        """Of the bottleneck, once a token of a window."""
+        return bottleneck_flops(work.attended, site.dim, self.d_bottle, 2 * site.dim)
+
+    def further_tokens(self, work: BlockWork) -> int:
+        """One for every token of a window."""
+        return work.window_tokens
 
     def seam(self, block: Block) -> nn.ModuleList:
         """Where keys and values of further tokens come from."""

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.models.work import BlockWork, linear_flops
 from vpetl_ray.petl.checks import check_whole_number
 from vpetl_ray.petl.methods.patt import DEFAULT_SCALE, ParallelAttention, PattConfig
 
@@ -33,6 +34,12 @@ class PattNoZConfig(PattConfig):
     def count_block(self, site: BlockSite) -> int:
         """Those of PATT, and n d for the input."""
         return super().count_block(site) + self._rows(site) * site.dim
+
+    def block_flops(self, site: BlockSite, work: BlockWork, qkv_rows: int) -> int:
+        """Of the way down once for all windows, of the way up once a row of the projection."""
+        further = qkv_rows - work.attended
+        down = linear_flops(work.window_tokens + further, site.dim, self.d_bottle)
+        return down + linear_flops(qkv_rows, self.d_bottle, len(self.targets) * site.dim)
 
     def build(self, site: BlockSite, generator: torch.Generator) -> nn.Module:
         """Build the branch for one block."""

@@ -12,7 +12,14 @@ import torch
 from torch import Tensor, nn
 
 from vpetl_ray.models.arch import BlockSite
-from vpetl_ray.petl.bottleneck import LEARNED, Scale, check_scale, make_scale
+from vpetl_ray.models.work import BlockWork
+from vpetl_ray.petl.bottleneck import (
+    LEARNED,
+    Scale,
+    bottleneck_flops,
+    check_scale,
+    make_scale,
+)
 from vpetl_ray.petl.checks import check_choice, check_whole_number
 from vpetl_ray.petl.method import Block, SeamMethod
 
@@ -48,6 +55,14 @@ class PrefixConfig(SeamMethod):
         """N d for the tokens, 2 d m + m + d for keys and for values each, 1 for a learned scale."""
         layers = 2 * site.dim * self.d_middle + self.d_middle + site.dim
         return self.num_tokens * site.dim + 2 * layers + (1 if self.scale == LEARNED else 0)
+
+    def block_flops(self, site: BlockSite, work: BlockWork, qkv_rows: int) -> int:
+        """Of the way from the tokens to keys and to values, once for all windows."""
+        return 2 * bottleneck_flops(self.num_tokens, site.dim, self.d_middle, site.dim)
+
+    def further_tokens(self, work: BlockWork) -> int:
+        """The learned ones."""
+        return self.num_tokens
 
     def seam(self, block: Block) -> nn.ModuleList:
         """Where keys and values of further tokens come from."""

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.models.work import BlockWork, linear_flops
 from vpetl_ray.petl.bottleneck import LEARNED, Scale, check_scale, make_scale
 from vpetl_ray.petl.checks import check_choice, check_whole_number
 from vpetl_ray.petl.method import Arch, Block, BlockMethod, Branch
@@ -83,6 +84,18 @@ class PromptConfig(BlockMethod):
     def count_block(self, site: BlockSite) -> int:
         """N d, and 1 for a learned scale."""
         return self.num_tokens * site.dim + (1 if self.scale == LEARNED else 0)
+
+    def block_flops(self, site: BlockSite, work: BlockWork, qkv_rows: int) -> int:
+        """Of the block's own projection of the prompts; where they replace tokens, nothing."""
+        return linear_flops(self.further_qkv_rows(), site.dim, 3 * site.dim)
+
+    def further_tokens(self, work: BlockWork) -> int:
+        """The prompts in front of a window."""
+        return self.further_qkv_rows()
+
+    def further_qkv_rows(self) -> int:
+        """The prompts in front of a window, once for all windows."""
+        return self.num_tokens if self.way == "prepend" else 0
 
     def branches(
         self, site: BlockSite, block: Block, generator: torch.Generator

@@ -14,10 +14,12 @@ from torch import Tensor, nn
 
 from vpetl_ray.models.arch import BlockSite
 from vpetl_ray.models.arch_base import Size
+from vpetl_ray.models.work import BlockWork, linear_flops
 from vpetl_ray.petl.bottleneck import (
     ACTIVATIONS,
     Bottleneck,
     Scale,
+    bottleneck_flops,
     check_scale,
     count_bottleneck,
 )
@@ -61,6 +63,11 @@ class StAdapterConfig(SeamMethod):
         """Those of an adapter, and k b + b for a kernel of k numbers."""
         conv = (prod(KERNELS[self.kernel]) + 1) * self.d_bottle
         return count_bottleneck(site.dim, self.d_bottle, site.dim, self.scale) + conv
+
+    def block_flops(self, site: BlockSite, work: BlockWork, qkv_rows: int) -> int:
+        """Of the bottleneck and its convolution, once a token."""
+        conv = linear_flops(work.tokens, prod(KERNELS[self.kernel]), self.d_bottle)
+        return bottleneck_flops(work.tokens, site.dim, self.d_bottle, site.dim) + conv
 
     def seam(self, block: Block) -> nn.ModuleList:
         """Beside the MLP, inside its residual branch."""
