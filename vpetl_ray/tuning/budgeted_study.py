@@ -1,43 +1,38 @@
-"""An Optuna study that never hands out a config over the budget, nor one it has handed out before.
+"""A study that never hands out a config over the budget, nor one it has handed out before.
 
-The study's SQLite file is the one truth about a search: a config is written before it is trained
-and its record when it is finished, so a search that was cut off goes on from this file alone.
+Its file (see `study_file`) is the one truth about a search: a config is written before it is
+trained and its record when it is finished, so a search that was cut off goes on from the file
+alone. The sampler lives in memory beside it (see `samplers`), and is taught from the file again.
 """
 
 from __future__ import annotations
 
 import random
-import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-import optuna
-from optuna.trial import FrozenTrial
-from optuna.trial import TrialState as OptunaState
-from sqlalchemy import event
+from typing import Any, Literal, get_args
 
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
+from vpetl_ray.tuning.beliefs import Belief, Beliefs
+from vpetl_ray.tuning.drawing import draw, repair
 from vpetl_ray.tuning.method_space import Values
-from vpetl_ray.tuning.samplers import QUEUED, make_sampler
+from vpetl_ray.tuning.samplers import QUEUED, ConfigSampler, Told, make_sampler
 from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig
 from vpetl_ray.tuning.space_size import summarise
+from vpetl_ray.tuning.study_file import StoredTrial, StudyFile
 
 MAX_REPEATS = 5
 """Proposals in a row that were known already, after which one is drawn without the sampler."""
 MAX_LISTED = 20_000
 """Largest space whose configs are listed."""
 
-_VALUES = "values"
-_NAME = "name"
-_RECORD = "record"
-_TWIN = "duplicate_of"
-_CURVE = "curve"
-_BUDGET = "over_budget_or_repeated"
-_TEST_TOP1 = "test_top1:"
-_SEARCH_ID = "search_id"
+OverBudget = Literal["repair", "reject"]
+"""What becomes of a proposal over the budget: it is shrunk into it, or another one is asked for."""
+OVER_BUDGET: tuple[OverBudget, ...] = get_args(OverBudget)
+
+MakeConfigSampler = Callable[[int, Beliefs], ConfigSampler]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,7 +42,7 @@ class Proposal:
     number: int
     config: TrialConfig
     trainable_params: int
-    name: str | None
+    name: str | None = None
     curve: tuple[EpochRow, ...] = ()
     """Of a trial that an earlier run had begun: up to the last rung that it came to."""
 
@@ -62,82 +57,77 @@ def trial_id(number: int) -> str:
     return f"t{number:04d}"
 
 
-def _storage(path: Path) -> optuna.storages.RDBStorage:
-    """The study's file, with a write-ahead log: a commit then needs no disk flush (10 ms each).
-
-    A driver that is killed loses nothing; a machine that loses power, at most the last commits.
-    """
-    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
-
-    @event.listens_for(storage.engine, "connect")
-    def _set_pragmas(connection: Any, _: Any) -> None:
-        connection.execute("PRAGMA journal_mode=WAL")
-        connection.execute("PRAGMA synchronous=NORMAL")
-
-    storage.engine.dispose()  # so that the connections opened before follow, too
-    return storage
-
-
 class BudgetedStudy:
     """Ask for proposals, tell their records.
 
     Args:
-        path: the study's SQLite file; one process writes it.
+        path: the study's SQLite file; one process writes it. None: in memory, for simulations.
         space: what is searched.
         budget: most trainable parameters a proposal may have.
-        sampler: a name of `SAMPLERS`.
+        sampler: a name of `SAMPLERS`, or how one is made from a seed and what is believed.
         seed: of the sampler.
         start: named values that are proposed first, in this order.
         on_record: called with every record as it becomes final.
         max_rejects: proposals in a row that may be infeasible or repeated; after twice as many
             (the second half drawn at random) the space counts as exhausted.
+        over_budget: what becomes of a proposal over the budget.
+        told: what Optuna's samplers are told of trials that were not trained to their end.
     """
 
     def __init__(
         self,
-        path: Path,
+        path: Path | None,
         *,
         space: Space,
         budget: int,
-        sampler: str,
+        sampler: str | MakeConfigSampler,
         seed: int,
         start: Iterable[tuple[str | None, Mapping[str, Any]]],
         on_record: Callable[[TrialRecord], None],
         max_rejects: int = 500,
+        over_budget: OverBudget = "repair",
+        told: Told = "extrapolated",
     ) -> None:
-        optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._space = space
         self._budget = budget
-        self._sampler_name = sampler
-        self._seed = seed
         self._max_rejects = max_rejects
-        self._num_repeats = 0
-        self._unseen: list[Values] | None = None
-        self._is_listed = False
+        self._repairs = over_budget == "repair"
         self._on_record = on_record
         self._numbers_by_key: dict[str, int] = {}
         self._records: dict[int, TrialRecord] = {}
         self._unfinished: list[Proposal] = []
-        self._study = optuna.create_study(
-            study_name="search",
-            storage=_storage(path),
-            directions=["maximize", "minimize"],
-            load_if_exists=True,
-        )
-        known = self._study.get_trials(deepcopy=False)
+        self._unseen: list[Values] | None = None
+        self._file = StudyFile(path)
         # A resumed sampler must not repeat the draws that the trials on file were made from.
-        self._study.sampler = make_sampler(sampler, seed + len(known))
-        if _SEARCH_ID not in self._study.user_attrs:
-            self._study.set_user_attr(_SEARCH_ID, uuid.uuid4().hex)
-        if known:
-            self._recall(known)
+        own_seed = seed + len(self._file)
+        self._rng = random.Random(own_seed)
+        self.beliefs = Beliefs()
+        """What is known and predicted of the trials that were handed out."""
+        self._has_queue_alone = sampler in QUEUED
+        self._sampler: ConfigSampler = (
+            make_sampler(
+                sampler,
+                space=space,
+                budget=budget,
+                seed=own_seed,
+                beliefs=self.beliefs,
+                told=told,
+            )
+            if isinstance(sampler, str)
+            else sampler(own_seed, self.beliefs)
+        )
+        if len(self._file):
+            for stored in self._file.read():
+                self._recall(stored)
         else:
-            self._queue(start)
+            grid = space.grid() if sampler == "grid" else ()
+            for name, values in [*start, *((None, values) for values in grid)]:
+                self._file.enqueue(space.params_for(values), name)
 
     @property
     def search_id(self) -> str:
         """Names this search for good, through every interruption."""
-        return str(self._study.user_attrs[_SEARCH_ID])
+        return self._file.search_id
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -158,85 +148,27 @@ class BudgetedStudy:
         """The next config to train, or None where the space has nothing new within the budget."""
         if self._unfinished:
             return self._unfinished.pop(0)
-        if self._sampler_name in QUEUED:
-            return self._next_queued()
-        for _ in range(self._max_rejects):
-            num_known = len(self._numbers_by_key)
-            proposal = self._examine(self._study.ask())
-            if proposal is not None:
-                return proposal
-            self._num_repeats = (
-                0 if len(self._numbers_by_key) > num_known else self._num_repeats + 1
-            )
-            if self._num_repeats >= MAX_REPEATS:
-                break
-        return self._ask_for_an_unseen_one()
+        proposal = self._next_queued()
+        if proposal is None and not self._has_queue_alone:
+            proposal = self._next_sampled() or self._next_unseen()
+        return proposal
 
-    def _next_queued(self) -> Proposal | None:
-        """Take the next of a list or grid that is new and within the budget; draw nothing."""
-        while self._study.get_trials(deepcopy=False, states=(OptunaState.WAITING,)):
-            proposal = self._examine(self._study.ask())
-            if proposal is not None:
-                return proposal
-        return None
-
-    def _ask_for_an_unseen_one(self) -> Proposal | None:
-        """Draw a config at random where the sampler only repeats itself.
-
-        It does so for the cheapest config, which nothing can dominate, and towards the end of a
-        small space; of such a space what is left is listed, so that its end is known exactly.
-        """
-        self._num_repeats = 0
-        if self._unseen is None:
-            size = summarise(self._space).size
-            listed = list(self._space.grid()) if size is not None and size <= MAX_LISTED else []
-            random.Random(self._seed).shuffle(listed)
-            self._unseen = listed
-            self._is_listed = bool(listed)
-        return self._next_listed() if self._is_listed else self._next_random()
-
-    def _next_listed(self) -> Proposal | None:
-        assert self._unseen is not None
-        while self._unseen:
-            values = self._unseen.pop()
-            if self._space.build(values).key not in self._numbers_by_key:
-                self._study.enqueue_trial(self._space.params_for(values))
-                proposal = self._examine(self._study.ask())
-                if proposal is not None:
-                    return proposal
-        return None
-
-    def _next_random(self) -> Proposal | None:
-        sampler = self._study.sampler
-        seed = self._seed + len(self._study.get_trials(deepcopy=False))
-        self._study.sampler = make_sampler("random", seed)
-        try:
-            for _ in range(self._max_rejects):
-                proposal = self._examine(self._study.ask())
-                if proposal is not None:
-                    return proposal
-            return None
-        finally:
-            self._study.sampler = sampler
-
-    def tell(self, record: TrialRecord) -> None:
-        """Keep `record` and teach the sampler what it says."""
-        self._write_record(record)
-        match record.state:
-            case TrialState.COMPLETE:
-                values = [record.top1, float(record.trainable_params)]
-                self._study.tell(record.number, values)  # type: ignore[arg-type]
-            case TrialState.STOPPED:
-                self._study.tell(record.number, state=OptunaState.PRUNED)
-            case TrialState.FAILED:
-                self._study.tell(record.number, state=OptunaState.FAIL)
-            case TrialState.INFEASIBLE:
-                raise SearchError(f"{record.id} is infeasible and cannot have been trained")
-        self._on_record(record)
+    def observe(self, number: int, curve: Sequence[EpochRow]) -> None:
+        """Teach the sampler how far a trial has come that may be trained on."""
+        self._learn(number, curve, None)
 
     def keep_curve(self, number: int, curve: Sequence[EpochRow]) -> None:
         """Keep how far a trial has come, for a search that is cut off."""
-        self._write_attr(number, _CURVE, [dict(vars(row)) for row in curve])
+        self._file.write_curve(number, curve)
+
+    def tell(self, record: TrialRecord) -> None:
+        """Keep `record` and teach the sampler what it says."""
+        if record.state is TrialState.INFEASIBLE:
+            raise SearchError(f"{record.id} is infeasible and cannot have been trained")
+        self._records[record.number] = record
+        self._file.close(record)
+        self._learn(record.number, record.curve, record)
+        self._on_record(record)
 
     def columns_of(self, proposal: Proposal) -> dict[str, Any]:
         """The proposal's config as a flat row, one entry a column of `trials.parquet`."""
@@ -244,132 +176,207 @@ class BudgetedStudy:
 
     def config_of(self, number: int) -> TrialConfig:
         """The config of a trial that was handed out, by its number."""
-        return self._config_from(self._study.get_trials(deepcopy=False)[number])
+        return self._build(self._file.values_of(number))
 
     def set_test_top1(self, number: int, test_top1: float) -> TrialRecord:
-        """Keep the test accuracy of a finished trial; Optuna has closed the trial itself."""
-        self._study.set_user_attr(f"{_TEST_TOP1}{number}", test_top1)
+        """Keep the test accuracy of a finished trial."""
+        self._file.write_test_top1(number, test_top1)
         self._records[number] = replace(self._records[number], test_top1=test_top1)
         return self._records[number]
 
-    def _examine(self, trial: optuna.Trial) -> Proposal | None:
-        """Count the proposal before anything runs; over the budget or known means no."""
+    def _next_queued(self) -> Proposal | None:
+        """Take the next config of the queue that is new and within the budget."""
+        while (taken := self._file.take()) is not None:
+            trial, name = taken
+            try:
+                config = self._space.build(self._space.suggest(trial))
+            except NothingToTrain as error:
+                self._reject(trial.number, None, 0, reason=str(error), name=name)
+                continue
+            params = self._space.count(config)
+            self._file.note_values(trial, self._space.to_json(config.values), self._excess(params))
+            if self._numbers_by_key.setdefault(config.key, trial.number) != trial.number:
+                self._file.drop(trial.number)
+            elif params > self._budget:
+                self._reject(trial.number, config.values, params, name=name)
+            else:
+                proposal = Proposal(
+                    number=trial.number, config=config, trainable_params=params, name=name
+                )
+                self._hand_out(proposal, is_own=False)
+                return proposal
+        return None
+
+    def _next_sampled(self) -> Proposal | None:
+        """Ask the sampler until it proposes something new within the budget."""
+        num_repeats = 0
+        for _ in range(self._max_rejects):
+            values = self._sampler.propose()
+            if values is None:
+                return None
+            fitted = self._fit(values)
+            if fitted is None:
+                continue
+            config, params, is_own = fitted
+            if config.key not in self._numbers_by_key:
+                return self._write(config, params, is_own=is_own)
+            if is_own:
+                self._sampler.refuse(params, 1.0)
+            num_repeats += 1
+            if num_repeats >= MAX_REPEATS:
+                return None
+        return None
+
+    def _fit(self, values: Values) -> tuple[TrialConfig, int, bool] | None:
+        """Build a proposal within the budget, shrunk if need be; None if it comes to nothing.
+
+        Returns:
+            The config, its parameters, and whether it is just what was proposed.
+        """
         try:
-            values = self._space.suggest(trial)
             config = self._space.build(values)
         except NothingToTrain as error:
-            self._reject(trial, config_values={}, params=0, excess=1.0, reason=str(error))
-            return None
-        trial.set_user_attr(_VALUES, self._space.to_json(config.values))
-        twin = self._numbers_by_key.setdefault(config.key, trial.number)
-        if twin != trial.number:
-            # Told as infeasible: the cheapest config can't be dominated, and a sampler that is told
-            # nothing (FAIL) of its repeats proposes it for ever (70 of 107 proposals on the demo).
-            trial.set_user_attr(_TWIN, twin)
-            trial.set_constraint(_BUDGET, 1.0)
-            self._study.tell(trial, [0.0, float(self._space.count(config))])
+            self._sampler.refuse(0, 1.0)
+            self._reject(self._add(None, 0), None, 0, reason=str(error))
             return None
         params = self._space.count(config)
-        columns = self._space.config_columns(config.values)
-        if params > self._budget:
-            reason = f"{params:,} trainable parameters, the budget is {self._budget:,}"
-            # Relative, so that the constraint's scale does not depend on the backbone.
-            excess = params / self._budget - 1.0
-            self._reject(trial, config_values=columns, params=params, excess=excess, reason=reason)
-            return None
-        trial.set_constraint(_BUDGET, params / self._budget - 1.0)
-        return Proposal(
-            number=trial.number,
-            config=config,
-            trainable_params=params,
-            name=trial.user_attrs.get(_NAME),
+        if params <= self._budget:
+            return config, params, True
+        self._sampler.refuse(params, self._excess(params))
+        repaired = repair(self._space, config.values, self._budget) if self._repairs else None
+        if repaired is not None:
+            return repaired, self._space.count(repaired), False
+        if config.key not in self._numbers_by_key:
+            self._numbers_by_key[config.key] = number = self._add(config.values, params)
+            self._reject(number, config.values, params)
+        return None
+
+    def _next_unseen(self) -> Proposal | None:
+        """Draw a config at random where the sampler only repeats itself.
+
+        It does so for the cheapest config, which nothing can dominate, and towards the end of a
+        small space; of such a space what is left is listed, so that its end is known exactly.
+        """
+        if self._unseen is None:
+            size = summarise(self._space).size
+            self._unseen = list(self._space.grid()) if size and size <= MAX_LISTED else []
+            self._rng.shuffle(self._unseen)
+            self._is_listed = bool(self._unseen)
+        for _ in range(len(self._unseen) if self._is_listed else self._max_rejects):
+            values = self._unseen.pop() if self._is_listed else draw(self._space, self._rng)
+            try:
+                config = self._space.build(values)
+            except NothingToTrain:
+                continue
+            params = self._space.count(config)
+            if params <= self._budget and config.key not in self._numbers_by_key:
+                return self._write(config, params, is_own=False)
+        return None
+
+    def _write(self, config: TrialConfig, params: int, *, is_own: bool) -> Proposal:
+        """Write a config down before it is trained."""
+        number = self._add(config.values, params)
+        self._numbers_by_key[config.key] = number
+        proposal = Proposal(number=number, config=config, trainable_params=params)
+        self._hand_out(proposal, is_own=is_own)
+        return proposal
+
+    def _add(self, values: Values | None, params: int) -> int:
+        return self._file.add(
+            {} if values is None else self._space.params_for(values),
+            self._space.distributions,
+            values=None if values is None else self._space.to_json(values),
+            excess=self._excess(params),
         )
+
+    def _excess(self, params: int) -> float:
+        # Relative, so that the constraint's scale does not depend on the backbone.
+        return params / self._budget - 1.0
 
     def _reject(
         self,
-        trial: optuna.Trial,
-        *,
-        config_values: Mapping[str, Any],
+        number: int,
+        values: Values | None,
         params: int,
-        excess: float,
-        reason: str,
+        *,
+        reason: str | None = None,
+        name: str | None = None,
     ) -> None:
-        """Record an infeasible proposal and teach the sampler by how much it missed.
-
-        Told as COMPLETE with its constraint: told as FAIL, the sampler learns nothing from it and
-        proposes 80 times as many (575 against 7 rejects for 60 accepted).
-        """
+        """Record an infeasible proposal."""
+        over = f"{params:,} trainable parameters, the budget is {self._budget:,}"
         record = TrialRecord(
-            id=trial_id(trial.number),
-            number=trial.number,
+            id=trial_id(number),
+            number=number,
             state=TrialState.INFEASIBLE,
             trainable_params=params,
-            config=dict(config_values),
-            reason=reason,
-            name=trial.user_attrs.get(_NAME),
+            config={} if values is None else dict(self._space.config_columns(values)),
+            reason=reason or over,
+            name=name,
         )
-        trial.set_constraint(_BUDGET, excess)
-        self._write_record(record)
-        self._study.tell(trial, [0.0, float(params)])
+        self._records[number] = record
+        self._file.close(record)
         self._on_record(record)
 
-    def _write_record(self, record: TrialRecord) -> None:
+    def _hand_out(self, proposal: Proposal, *, is_own: bool) -> None:
+        recipe = proposal.config.recipe
+        belief = Belief(
+            number=proposal.number,
+            config=proposal.config,
+            params=proposal.trainable_params,
+            epochs=recipe.probe_epochs if proposal.config.is_probe else recipe.epochs,
+        )
+        self.beliefs.add(belief)
+        self._sampler.accept(belief, is_own=is_own)
+
+    def _learn(self, number: int, curve: Sequence[EpochRow], record: TrialRecord | None) -> None:
+        known = {row.epoch: row.top1 for row in curve if row.top1 is not None}
+        if record is not None and not known and record.top1 is not None:
+            known = {record.epochs: record.top1}
+        seconds = sum(row.seconds for row in curve)
+        state = record.state if record is not None else None
+        self._sampler.learn(self.beliefs.saw(number, known, seconds=seconds, state=state))
+
+    def _recall(self, stored: StoredTrial) -> None:
+        if stored.record is not None:
+            self._recall_record(stored, stored.record)
+        elif stored.is_open:
+            self._recall_unfinished(stored)
+
+    def _recall_record(self, stored: StoredTrial, record: TrialRecord) -> None:
         self._records[record.number] = record
-        self._write_attr(record.number, _RECORD, record.to_dict())
+        if stored.values is not None:
+            config = self._build(stored.values)
+            self._numbers_by_key[config.key] = record.number
+            if record.state is not TrialState.INFEASIBLE:
+                self._hand_out(_issued(stored, config, record.trainable_params), is_own=False)
+                self._learn(record.number, record.curve, record)
+        if stored.is_open:  # killed between writing the record and closing the row
+            self._file.close(record)
+            self._on_record(record)
 
-    def _write_attr(self, number: int, key: str, value: Any) -> None:
-        storage, study_id = self._study._storage, self._study._study_id
-        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
-        storage.set_trial_user_attr(trial_id, key, value)
-
-    def _queue(self, start: Iterable[tuple[str | None, Mapping[str, Any]]]) -> None:
-        for name, values in start:
-            attrs = {_NAME: name} if name else {}
-            self._study.enqueue_trial(self._space.params_for(values), user_attrs=attrs)
-        if self._sampler_name == "grid":
-            for values in self._space.grid():
-                self._study.enqueue_trial(self._space.params_for(values))
-
-    def _recall(self, trials: list[FrozenTrial]) -> None:
-        for trial in trials:
-            if _RECORD in trial.user_attrs:
-                self._recall_record(trial)
-            elif trial.state is OptunaState.RUNNING:
-                self._recall_unfinished(trial)
-
-    def _recall_record(self, trial: FrozenTrial) -> None:
-        record = TrialRecord.from_dict(trial.user_attrs[_RECORD])
-        test_top1 = self._study.user_attrs.get(f"{_TEST_TOP1}{trial.number}")
-        self._records[trial.number] = replace(record, test_top1=test_top1)
-        if _VALUES in trial.user_attrs:
-            self._numbers_by_key[self._config_from(trial).key] = trial.number
-        if trial.state is OptunaState.RUNNING:
-            # Killed between writing the record and telling the sampler.
-            self._finish_telling(trial, record)
-
-    def _finish_telling(self, trial: FrozenTrial, record: TrialRecord) -> None:
-        if record.state is TrialState.INFEASIBLE:
-            self._study.tell(trial.number, [0.0, float(record.trainable_params)])
-        else:
-            self.tell(record)
-
-    def _recall_unfinished(self, trial: FrozenTrial) -> None:
+    def _recall_unfinished(self, stored: StoredTrial) -> None:
         """Issue again what was handed out; forget what was cut off while it was being examined."""
-        config = self._config_from(trial) if _VALUES in trial.user_attrs else None
+        config = self._build(stored.values) if stored.values is not None else None
         params = self._space.count(config) if config is not None else 0
         if config is None or config.key in self._numbers_by_key or params > self._budget:
-            self._study.tell(trial.number, state=OptunaState.FAIL)
+            self._file.drop(stored.number)
             return
-        self._numbers_by_key[config.key] = trial.number
-        self._unfinished.append(
-            Proposal(
-                number=trial.number,
-                config=config,
-                trainable_params=params,
-                name=trial.user_attrs.get(_NAME),
-                curve=tuple(EpochRow(**row) for row in trial.user_attrs.get(_CURVE, ())),
-            )
-        )
+        self._numbers_by_key[config.key] = stored.number
+        proposal = _issued(stored, config, params)
+        self._hand_out(proposal, is_own=False)
+        if proposal.curve:
+            self.observe(stored.number, proposal.curve)
+        self._unfinished.append(proposal)
 
-    def _config_from(self, trial: FrozenTrial) -> TrialConfig:
-        return self._space.build(self._space.from_json(trial.user_attrs[_VALUES]))
+    def _build(self, stored: Mapping[str, Any]) -> TrialConfig:
+        return self._space.build(self._space.from_json(stored))
+
+
+def _issued(stored: StoredTrial, config: TrialConfig, params: int) -> Proposal:
+    return Proposal(
+        number=stored.number,
+        config=config,
+        trainable_params=params,
+        name=stored.name,
+        curve=stored.curve,
+    )

@@ -1,58 +1,72 @@
-"""The samplers a search can name, each from Optuna, multi-objective, constrained and seeded."""
+"""The samplers that a search can name: Optuna's, and our own.
+
+A sampler proposes values and is told what came of them. It lives in memory: the study's file is the
+truth, and a search that goes on teaches its sampler again what it knew.
+"""
 
 from __future__ import annotations
 
-import warnings
-from collections.abc import Callable, Mapping
-from types import MappingProxyType
+from typing import Literal, Protocol, get_args
 
-import optuna
-from optuna.samplers import BaseSampler
+from vpetl_ray.tuning.beliefs import Belief, Beliefs
+from vpetl_ray.tuning.expected_improvement import ExpectedImprovementSampler
+from vpetl_ray.tuning.method_space import Values
+from vpetl_ray.tuning.optuna_sampler import OPTUNA_SAMPLERS, OptunaSampler, PerRungSampler, Told
+from vpetl_ray.tuning.space import Space
 
-NUM_RANDOM_TRIALS = 8
-"""Random proposals before a model-based sampler trusts its model."""
+__all__ = ["LIST", "QUEUED", "SAMPLERS", "ConfigSampler", "SamplerName", "Told", "make_sampler"]
 
-
-def _tpe(seed: int) -> BaseSampler:
-    # `group` keeps one density model for each set of parameters that are active together, which is
-    # what a conditional space needs: a bottleneck's width has no value where its method is off.
-    return optuna.samplers.TPESampler(
-        seed=seed, multivariate=True, group=True, n_startup_trials=NUM_RANDOM_TRIALS
-    )
-
-
-def _nsga2(seed: int) -> BaseSampler:
-    # Optuna's default population of 50 would make a search of 50 trials a random one.
-    return optuna.samplers.NSGAIISampler(seed=seed, population_size=12)
-
-
-def _gp(seed: int) -> BaseSampler:
-    return optuna.samplers.GPSampler(seed=seed, n_startup_trials=NUM_RANDOM_TRIALS)
-
-
-def _random(seed: int) -> BaseSampler:
-    return optuna.samplers.RandomSampler(seed=seed)
-
-
-SAMPLERS: Mapping[str, Callable[[int], BaseSampler]] = MappingProxyType(
-    # A grid or list is a queue of configs; the random sampler behind it is never asked.
-    {
-        "tpe": _tpe,
-        "random": _random,
-        "nsga2": _nsga2,
-        "gp": _gp,
-        "grid": _random,
-        "list": _random,
-    }
-)
+SamplerName = Literal["ehvi", "tpe", "random", "nsga2", "gp", "grid", "list"]
+SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 LIST = "list"
 """Trains exactly the start configs, in their order."""
 QUEUED = frozenset({"grid", LIST})
 """All they train is known at the start; nothing is proposed after it."""
 
 
-def make_sampler(name: str, seed: int) -> BaseSampler:
-    """The sampler called `name`, seeded; a KeyError here is a name the spec should have refused."""
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
-        return SAMPLERS[name](seed)
+class ConfigSampler(Protocol):
+    """Proposes values, and learns from what became of them."""
+
+    def propose(self) -> Values | None:
+        """Return values to train next; None if it knows of nothing new."""
+
+    def refuse(self, params: int, excess: float) -> None:
+        """Its last proposal is not trained: over the budget, or known already.
+
+        Args:
+            params: what it would have trained.
+            excess: over the budget, as a share of it; 1 where it is something else.
+        """
+
+    def accept(self, belief: Belief, *, is_own: bool) -> None:
+        """A trial is handed out.
+
+        Args:
+            belief: the trial.
+            is_own: exactly the last proposal; otherwise one that was queued, drawn or repaired.
+        """
+
+    def learn(self, belief: Belief) -> None:
+        """A trial has come to a rung, or ended."""
+
+
+def make_sampler(
+    name: str, *, space: Space, budget: int, seed: int, beliefs: Beliefs, told: Told
+) -> ConfigSampler:
+    """Make the sampler called `name`; a KeyError here is a name the spec should have refused.
+
+    Args:
+        name: one of `SAMPLERS`.
+        space: what it proposes from.
+        budget: most parameters; our own proposes nothing above it.
+        seed: of all that it draws.
+        beliefs: what is known of the trials, and what it predicts.
+        told: what Optuna's samplers are told of a trial that was not trained to its end.
+    """
+    if name == "ehvi":
+        return ExpectedImprovementSampler(space=space, budget=budget, seed=seed, beliefs=beliefs)
+    kind = "random" if name in QUEUED else name
+    make = OPTUNA_SAMPLERS[kind]
+    if told == "per_rung":
+        return PerRungSampler(make, space=space, seed=seed, beliefs=beliefs)
+    return OptunaSampler(make, space=space, seed=seed, beliefs=beliefs, told=told)

@@ -174,6 +174,7 @@ class ParetoSearcher(NotSaved, Searcher):
             for observer in self._observers:
                 observer.on_epoch(live.proposal.id, row)
             if self._halving is not None and row.epoch in self._halving.rungs:
+                self._study.observe(live.proposal.number, live.curve)
                 self._keep(live)
 
     def _keep(self, live: _LiveTrial) -> None:

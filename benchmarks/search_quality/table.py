@@ -1,0 +1,59 @@
+"""The table of trained configs, and a search space whose trials are looked up in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow.parquet as pq
+
+from vpetl_ray.spec.load import load_spec
+from vpetl_ray.tuning.space import Space
+
+FOLDER = Path(__file__).parent
+SPEC = FOLDER / "space.yaml"
+RUNS = FOLDER / "results" / "runs.jsonl"
+TABLE = FOLDER / "results" / "table.parquet"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Curve:
+    """A config as it was trained once."""
+
+    key: str
+    seed: int
+    params: int
+    top1: tuple[float, ...]
+    """Of the validation clips after each epoch, percent."""
+    seconds: tuple[float, ...]
+    """Of each epoch."""
+    test_top1: float
+
+
+def read_table() -> Mapping[str, tuple[Curve, ...]]:
+    """Return every config's curves by its key; while the table is made, what there is of it."""
+    if TABLE.exists():
+        rows = pq.read_table(TABLE).to_pylist()
+    else:
+        rows = [json.loads(line) for line in RUNS.read_text().splitlines()]
+    curves: dict[str, tuple[Curve, ...]] = {}
+    for row in sorted(rows, key=lambda row: (row["key"], row["seed"])):
+        curve = Curve(
+            key=row["key"],
+            seed=row["seed"],
+            params=row["params"],
+            top1=tuple(row["top1"]),
+            seconds=tuple(row["seconds"]),
+            test_top1=row["test_top1"],
+        )
+        curves[curve.key] = (*curves.get(curve.key, ()), curve)
+    return curves
+
+
+def tabulated_space() -> Space:
+    """The space whose every config is in the table."""
+    from vpetl_ray.data.demo import demo_classes  # noqa: PLC0415 - slow, and not needed by all
+
+    return load_spec(SPEC).space(len(demo_classes()))

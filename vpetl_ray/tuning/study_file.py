@@ -1,0 +1,202 @@
+"""The study on disk: every proposal and every record of a search, in Optuna's own format.
+
+One SQLite file, written by the one driver process. It knows no space and no sampler: values are
+JSON here, and what is proposed next is decided elsewhere.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import optuna
+from optuna.distributions import BaseDistribution
+from optuna.trial import FrozenTrial, create_trial
+from optuna.trial import TrialState as OptunaState
+from sqlalchemy import event
+
+from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
+
+_VALUES = "values"
+_NAME = "name"
+_RECORD = "record"
+_CURVE = "curve"
+_BUDGET = "over_budget"
+_TEST_TOP1 = "test_top1:"
+_SEARCH_ID = "search_id"
+
+
+@dataclass(frozen=True, kw_only=True)
+class StoredTrial:
+    """A row of the file."""
+
+    number: int
+    is_open: bool
+    """Handed out, and not closed."""
+    values: Mapping[str, Any] | None
+    """As JSON; None of a row that was cut off while it was written."""
+    name: str | None
+    curve: tuple[EpochRow, ...]
+    """Up to the last rung that it came to."""
+    record: TrialRecord | None
+
+
+class StudyFile:
+    """Rows, by number from 0.
+
+    Args:
+        path: the SQLite file, made if it is missing. None: in memory, for simulations.
+    """
+
+    def __init__(self, path: Path | None) -> None:
+        optuna.logging.set_verbosity(optuna.logging.ERROR)
+        self._study = optuna.create_study(
+            study_name="search",
+            storage=_storage(path),
+            directions=["maximize", "minimize"],
+            # Asked for queued configs alone; what they leave open is drawn at random.
+            sampler=optuna.samplers.RandomSampler(seed=0),
+            load_if_exists=True,
+        )
+        if _SEARCH_ID not in self._study.user_attrs:
+            self._study.set_user_attr(_SEARCH_ID, uuid.uuid4().hex)
+        trials = self._study.get_trials(deepcopy=False)
+        self._count = len(trials)
+        self._num_waiting = sum(trial.state is OptunaState.WAITING for trial in trials)
+
+    def __len__(self) -> int:
+        return self._count
+
+    @property
+    def search_id(self) -> str:
+        """Names the search for good, through every interruption."""
+        return str(self._study.user_attrs[_SEARCH_ID])
+
+    def enqueue(self, params: Mapping[str, Any], name: str | None) -> None:
+        """Put a config in the queue, to be taken by `take`."""
+        attrs = {_NAME: name} if name else {}
+        self._study.enqueue_trial(dict(params), user_attrs=attrs)
+        self._count += 1
+        self._num_waiting += 1
+
+    def take(self) -> tuple[optuna.Trial, str | None] | None:
+        """Take the next config from the queue, with its name; None if it is empty."""
+        if not self._num_waiting:
+            return None
+        self._num_waiting -= 1
+        trial = self._study.ask()
+        return trial, trial.user_attrs.get(_NAME)
+
+    def add(
+        self,
+        params: Mapping[str, Any],
+        distributions: Mapping[str, BaseDistribution],
+        *,
+        values: Mapping[str, Any] | None,
+        excess: float,
+    ) -> int:
+        """Add an open row, all at once: asked for, Optuna would write each param by itself.
+
+        Args:
+            params: Optuna's.
+            distributions: of those params, at least.
+            values: as JSON.
+            excess: over the budget, as a share of it; below 0 within it.
+
+        Returns:
+            Its number.
+        """
+        self._study.add_trial(
+            create_trial(
+                state=OptunaState.RUNNING,
+                params=dict(params),
+                distributions={name: distributions[name] for name in params},
+                user_attrs={_VALUES: dict(values)} if values is not None else {},
+                constraints={_BUDGET: excess},
+            )
+        )
+        self._count += 1
+        return self._count - 1
+
+    def note_values(self, trial: optuna.Trial, values: Mapping[str, Any], excess: float) -> None:
+        """Complete the row of a config that was taken from the queue."""
+        trial.set_user_attr(_VALUES, dict(values))
+        trial.set_constraint(_BUDGET, excess)
+
+    def drop(self, number: int) -> None:
+        """Close a row that comes to nothing."""
+        self._study.tell(number, state=OptunaState.FAIL)
+
+    def close(self, record: TrialRecord) -> None:
+        """Write a final record, then close its row."""
+        self.write_record(record)
+        match record.state:
+            case TrialState.STOPPED:
+                self._study.tell(record.number, state=OptunaState.PRUNED)
+            case TrialState.FAILED:
+                self._study.tell(record.number, state=OptunaState.FAIL)
+            case _:
+                values = [record.top1 or 0.0, float(record.trainable_params)]
+                self._study.tell(record.number, values)
+
+    def write_record(self, record: TrialRecord) -> None:
+        """Keep a record."""
+        self._write_attr(record.number, _RECORD, record.to_dict())
+
+    def write_curve(self, number: int, curve: Sequence[EpochRow]) -> None:
+        """Keep how far an open trial has come."""
+        self._write_attr(number, _CURVE, [dict(vars(row)) for row in curve])
+
+    def write_test_top1(self, number: int, test_top1: float) -> None:
+        """Keep the test accuracy of a closed trial, whose row can't be written any more."""
+        self._study.set_user_attr(f"{_TEST_TOP1}{number}", test_top1)
+
+    def values_of(self, number: int) -> Mapping[str, Any]:
+        """Return what a trial was built from, as JSON."""
+        return dict(self._study.get_trials(deepcopy=False)[number].user_attrs[_VALUES])
+
+    def read(self) -> list[StoredTrial]:
+        """Return every row that was handed out."""
+        trials = self._study.get_trials(deepcopy=False)
+        return [self._stored(trial) for trial in trials if trial.state is not OptunaState.WAITING]
+
+    def _stored(self, trial: FrozenTrial) -> StoredTrial:
+        attrs = trial.user_attrs
+        record = None
+        if _RECORD in attrs:
+            test_top1 = self._study.user_attrs.get(f"{_TEST_TOP1}{trial.number}")
+            record = replace(TrialRecord.from_dict(attrs[_RECORD]), test_top1=test_top1)
+        return StoredTrial(
+            number=trial.number,
+            is_open=trial.state is OptunaState.RUNNING,
+            values=attrs.get(_VALUES),
+            name=attrs.get(_NAME),
+            curve=tuple(EpochRow(**row) for row in attrs.get(_CURVE, ())),
+            record=record,
+        )
+
+    def _write_attr(self, number: int, key: str, value: Any) -> None:
+        storage, study_id = self._study._storage, self._study._study_id
+        trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
+        storage.set_trial_user_attr(trial_id, key, value)
+
+
+def _storage(path: Path | None) -> optuna.storages.BaseStorage:
+    """Open SQLite with a write-ahead log: a commit then needs no disk flush (10 ms each).
+
+    A driver that is killed loses nothing; a machine that loses power, at most the last commits.
+    """
+    if path is None:
+        return optuna.storages.InMemoryStorage()
+    storage = optuna.storages.RDBStorage(f"sqlite:///{path}")
+
+    @event.listens_for(storage.engine, "connect")
+    def _set_pragmas(connection: Any, _: Any) -> None:
+        connection.execute("PRAGMA journal_mode=WAL")
+        connection.execute("PRAGMA synchronous=NORMAL")
+
+    storage.engine.dispose()  # so that the connections opened before follow, too
+    return storage
