@@ -12,7 +12,8 @@ from rich.table import Table
 from rich.text import Text
 
 from vpetl_ray.results.front import front_of
-from vpetl_ray.results.labels import trial_label
+from vpetl_ray.results.labels import cost_label, trial_label
+from vpetl_ray.results.objectives import COSTS
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.stage_display import StageDisplay, clock_label, percent_label
 
@@ -21,7 +22,7 @@ MAX_FRONT_ROWS = 8
 
 
 def front_table(front: Sequence[TrialRecord], *, title: str | None = None) -> Table:
-    """The front, cheapest first: trial, config, parameters, validation and test accuracy."""
+    """The front, cheapest first: trial, config, parameters, accuracies, further objectives."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("trial")
     table.add_column("config", overflow="fold", max_width=36)
@@ -30,29 +31,36 @@ def front_table(front: Sequence[TrialRecord], *, title: str | None = None) -> Ta
     has_test = any(record.test_top1 is not None for record in front)
     if has_test:
         table.add_column("test %", justify="right")
+    costs = tuple(front[0].costs) if front else ()
+    for name in costs:
+        table.add_column(COSTS[name].header, justify="right")
     table.add_column("seconds", justify="right")
     for record in front:
         cells = [record.id, trial_label(record), f"{record.trainable_params:,}"]
         cells.append(percent_label(record.top1))
         if has_test:
             cells.append(percent_label(record.test_top1))
+        cells += [cost_label(name, record.costs.get(name)) for name in costs]
         table.add_row(*cells, f"{record.seconds:.1f}")
     return table
 
 
 def list_table(records: Sequence[TrialRecord], *, title: str | None = None) -> Table:
-    """Write the rows of a list, in its order: name, parameters, validation and test accuracy."""
+    """Write the rows of a list, in its order: name, parameters, accuracies, further objectives."""
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("config", overflow="fold", max_width=44)
     for name in ("parameters", "top-1 %", "test %"):
         table.add_column(name, justify="right")
+    costs = tuple(dict.fromkeys(name for record in records for name in record.costs))
+    for name in costs:
+        table.add_column(COSTS[name].header, justify="right")
     for record in records:
         cells = [trial_label(record), f"{record.trainable_params:,}"]
         if record.state is TrialState.COMPLETE:
             cells += [percent_label(record.top1), percent_label(record.test_top1)]
         else:
             cells += [record.state.value, "-"]
-        table.add_row(*cells)
+        table.add_row(*cells, *(cost_label(name, record.costs.get(name)) for name in costs))
     return table
 
 
@@ -106,9 +114,11 @@ class SearchDisplay(StageDisplay):
     def _print_line(self, record: TrialRecord) -> None:
         has_result = record.top1 is not None
         result = f"top-1 {percent_label(record.top1)} %" if has_result else record.reason
+        costs = [f"{name} {cost_label(name, value)}" for name, value in record.costs.items()]
+        parts = [trial_label(record), f"{record.trainable_params:,} parameters", *costs]
         self._line(
             f"[{self._num_trained()}/{self._num_trials}] {record.id} {record.state.value}: "
-            f"{trial_label(record)}, {record.trainable_params:,} parameters, {result}",
+            + ", ".join([*parts, str(result)]),
             is_minor=record.state is TrialState.INFEASIBLE,
         )
 

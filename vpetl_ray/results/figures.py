@@ -63,9 +63,11 @@ def plot_front(
     figure = Figure(figsize=(8.4, 5.2), dpi=150, layout="constrained")
     canvas = FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    front = front_of(records)
+    front = front_of(records, costs=())
     _draw_axes(axes, records, budget)
-    _draw_trials(axes, records, front)
+    others = [record for record in front_of(records) if record not in front]
+    _draw_trials(axes, records, [*front, *others])
+    _draw_others(axes, others)
     if budget:
         _draw_budget(axes, budget)
     if front:
@@ -136,6 +138,21 @@ def _draw_trials(axes: Axes, records: Sequence[TrialRecord], front: Sequence[Tri
                 zorder=2,
                 **look,
             )
+
+
+def _draw_others(axes: Axes, others: Sequence[TrialRecord]) -> None:
+    """What is on the front of all objectives by one that this picture does not show."""
+    if others:
+        axes.scatter(
+            [_count(record) for record in others],
+            [record.top1 or 0.0 for record in others],
+            label=f"front by another objective ({len(others)})",
+            facecolors="white",
+            edgecolors=_FRONT,
+            linewidths=1.2,
+            s=40,
+            zorder=3,
+        )
 
 
 def _draw_budget(axes: Axes, budget: int) -> None:

@@ -1,4 +1,4 @@
-"""Dominance, front, hypervolume, knee: what "better" means when two things count.
+"""Dominance, front, hypervolume, knee: what "better" means when several things count.
 
 Everything below `to_costs` minimises. The geometry knows arrays alone; `front_of` and
 `write_front` at the end are where records come in.
@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from vpetl_ray.results.atomic import replacing
+from vpetl_ray.results.objectives import LOWEST
 from vpetl_ray.results.records import Columns, TrialRecord, TrialState, write_trials
 
 Costs = NDArray[np.float64]
@@ -68,13 +69,23 @@ def non_dominated(costs: ArrayLike) -> NDArray[np.bool_]:
 
 
 def hypervolume(costs: ArrayLike, reference: ArrayLike) -> float:
-    """Area that two-objective costs dominate, up to the reference point. Exact.
+    """Area or volume that costs dominate, up to the reference point. Exact.
+
+    Of more than two objectives by moocore (Fonseca, Paquete and López-Ibáñez 2006), whose C takes
+    milliseconds where arrays in Python take minutes: it grows exponentially with the objectives.
 
     Args:
-        costs: (N, 2), less is better. Points that are not better than the reference in both
-            columns add nothing.
-        reference: (2,).
+        costs: (N, M), less is better. Points that are not better than the reference in every
+            column add nothing.
+        reference: (M,).
     """
+    reference_M = np.asarray(reference, dtype=np.float64)
+    if len(reference_M) != 2:
+        import moocore  # noqa: PLC0415 - only who has more objectives needs it
+
+        costs_NM = np.asarray(costs, dtype=np.float64).reshape(-1, len(reference_M))
+        costs_NM = costs_NM[(costs_NM < reference_M).all(axis=1)]
+        return float(moocore.hypervolume(costs_NM, ref=reference_M)) if len(costs_NM) else 0.0
     costs_N2 = np.asarray(costs, dtype=np.float64).reshape(-1, 2)
     reference_2 = np.asarray(reference, dtype=np.float64)
     costs_N2 = costs_N2[(costs_N2 < reference_2).all(axis=1)]
@@ -136,18 +147,61 @@ def _log_costs(params: ArrayLike, top1: ArrayLike) -> Costs:
     return to_costs(np.column_stack([decades_N, np.asarray(top1)]), (False, True))
 
 
-def front_of(records: Iterable[TrialRecord]) -> list[TrialRecord]:
-    """Complete trials that none beats in both objectives, cheapest first.
+def front_of(
+    records: Iterable[TrialRecord], costs: Sequence[str] | None = None
+) -> list[TrialRecord]:
+    """Complete trials that none beats in all objectives, fewest parameters first.
 
-    Of trials with equal parameters and equal top-1 the earliest is kept.
+    Of trials that are equal in all objectives the earliest is kept. One that lacks an objective
+    which others have was not measured and can't be compared.
+
+    Args:
+        records: of one search.
+        costs: objectives beside top-1 and parameters; by default those that the records have.
     """
-    points: dict[tuple[int, float], TrialRecord] = {}
-    for record in sorted(records, key=lambda record: record.number):
-        if record.state is TrialState.COMPLETE and record.top1 is not None:
-            points.setdefault((record.trainable_params, record.top1), record)
-    survives = non_dominated(to_costs(list(points), (False, True)))
+    complete = [
+        record
+        for record in sorted(records, key=lambda record: record.number)
+        if record.state is TrialState.COMPLETE and record.top1 is not None
+    ]
+    if costs is None:
+        costs = tuple(dict.fromkeys(name for record in complete for name in record.costs))
+    points: dict[tuple[float, ...], TrialRecord] = {}
+    for record in complete:
+        if all(name in record.costs for name in costs):
+            further = (record.costs[name] for name in costs)
+            points.setdefault((record.trainable_params, record.top1 or 0.0, *further), record)
+    survives = non_dominated(to_costs(list(points), (False, True, *(False for _ in costs))))
     front = [record for record, alive in zip(points.values(), survives, strict=True) if alive]
-    return sorted(front, key=lambda record: record.trainable_params)
+    return sorted(front, key=lambda record: (record.trainable_params, -(record.top1 or 0.0)))
+
+
+def knee_of(front: Sequence[TrialRecord]) -> TrialRecord | None:
+    """The member at the knee of accuracy against parameters, whatever else counts; see `knee`."""
+    members = front_of(front, costs=())
+    if not members:
+        return None
+    params, top1 = zip(*((m.trainable_params, m.top1 or 0.0) for m in members), strict=True)
+    return members[knee(params, top1)]
+
+
+def volume_of(
+    front: Sequence[TrialRecord], *, max_params: float, references: Mapping[str, float]
+) -> float:
+    """`front_hypervolume` with further costs, each on a logarithmic axis of its own.
+
+    Args:
+        front: from `front_of`.
+        max_params: as for `front_hypervolume`.
+        references: further costs by name, each with where its axis ends.
+    """
+    two_N2 = _log_costs([r.trainable_params for r in front], [r.top1 or 0.0 for r in front])
+    further_NM = [[max(r.costs[name], LOWEST) for name in references] for r in front]
+    further = np.log10(np.asarray(further_NM, dtype=np.float64)).reshape(
+        len(front), len(references)
+    )
+    ends = [math.log10(max(max_params, 1)), 0.0, *map(math.log10, references.values())]
+    return hypervolume(np.hstack([two_N2, further]), ends)
 
 
 def write_front(
@@ -155,6 +209,7 @@ def write_front(
     front: Sequence[TrialRecord],
     *,
     columns: Columns,
+    costs: Sequence[str] = (),
     extra: Mapping[str, Any] | None = None,
 ) -> None:
     """Write ``front.json`` (to read and to script with) and ``front.parquet``, each atomically.
@@ -163,6 +218,7 @@ def write_front(
         directory: exists.
         front: from `front_of`.
         columns: as for `write_trials`.
+        costs: likewise.
         extra: what else the JSON says at its top: the search's name, its budget, the hypervolume.
 
     Raises:
@@ -172,11 +228,11 @@ def write_front(
     text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
     with replacing(Path(directory) / "front.json") as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
-    write_trials(Path(directory) / "front.parquet", front, columns)
+    write_trials(Path(directory) / "front.parquet", front, columns, costs=costs)
 
 
 def _entry(record: TrialRecord) -> dict[str, Any]:
     values = record.to_dict()
     config = {path: value for path, value in values["config"].items() if value is not None}
     kept = ("id", "name", "trainable_params", "top1", "test_top1", "loss", "epochs", "seconds")
-    return {key: values[key] for key in kept} | {"config": config}
+    return {key: values[key] for key in kept} | {**record.costs, "config": config}

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+from vpetl_ray.results.objectives import COSTS
 from vpetl_ray.results.records import Scalar, TrialRecord
 
 _SHORT_FIELDS = {
@@ -30,6 +31,13 @@ def count_label(count: float) -> str:
         if unit == "G" or float(digits) < 1000:
             return f"{digits}{unit}"
     raise AssertionError("the largest unit takes everything")
+
+
+def cost_label(name: str, value: float | None) -> str:
+    """Three figures, or a dash for what was not measured."""
+    if value is None:
+        return "-"
+    return count_label(value) if COSTS[name].is_count else f"{value:.3g}"
 
 
 def config_label(config: Mapping[str, Scalar | None], *, brief: bool = False) -> str:

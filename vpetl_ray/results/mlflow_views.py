@@ -28,7 +28,11 @@ class View:
 
 
 def search_views(
-    experiment_id: str, parent_run_id: str, config_columns: Sequence[str]
+    experiment_id: str,
+    parent_run_id: str,
+    config_columns: Sequence[str],
+    *,
+    costs: Sequence[str] = (),
 ) -> tuple[View, ...]:
     """The front as a table, all trials as a table, all trials as a chart of top-1 by parameters.
 
@@ -36,9 +40,10 @@ def search_views(
         experiment_id: of the search.
         parent_run_id: of the search; its children are shown.
         config_columns: paths of the config that get a column.
+        costs: objectives beside top-1 and trainable parameters, which get one, too.
     """
     trials = f"tags.`mlflow.parentRunId` = '{parent_run_id}'"
-    columns = [f"metrics.`{key}`" for key in _METRICS]
+    columns = [f"metrics.`{key}`" for key in (*_METRICS, *costs)]
     columns += [f"params.`{path}`" for path in config_columns]
     table = {
         "orderByKey": "metrics.`trainable_params`",
@@ -59,10 +64,14 @@ def search_views(
 
 
 def seed_views(
-    experiment_id: str, parent_run_id: str, config_columns: Sequence[str]
+    experiment_id: str,
+    parent_run_id: str,
+    config_columns: Sequence[str],
+    *,
+    costs: Sequence[str] = (),
 ) -> tuple[View, ...]:
     """All seeds of one config as a table; the arguments are those of `search_views`."""
-    metrics = ("top1", "test_top1", "test_top1_multi_view", "seconds")
+    metrics = ("top1", "test_top1", "test_top1_multi_view", "seconds", *costs)
     columns = [f"metrics.`{key}`" for key in metrics]
     columns += [f"params.`{path}`" for path in config_columns]
     state = {

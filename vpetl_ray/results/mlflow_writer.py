@@ -75,7 +75,9 @@ class MlflowWriter:
         self.parent_run_id = self._find_or_make_parent()
         self._record_id = _RECORD_ID_OF[info.kind]
         make_views = search_views if info.kind == "search" else seed_views
-        self._views = make_views(self._experiment_id, self.parent_run_id, info.columns)
+        self._views = make_views(
+            self._experiment_id, self.parent_run_id, info.columns, costs=info.costs
+        )
         self._describe()
         self._children = dict(self._find_children())
 
@@ -299,6 +301,7 @@ def _metrics(record: TrialRecord, started_ms: int) -> Iterator[Metric]:
         "seconds": record.seconds,
         "test_top1": record.test_top1,
         "test_top1_multi_view": record.test_top1_multi_view,
+        **record.costs,
     }
     for key, total in totals.items():
         if total is not None:

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.atomic import replacing
+from vpetl_ray.results.objectives import COSTS
 
 Scalar = bool | int | float | str
 
@@ -88,20 +89,28 @@ class TrialRecord:
     """The same by the mean over all views of a clip: of a config that was trained by itself."""
     name: str | None = None
     """Of a trial that was seeded by name, such as ``linear probe``."""
+    costs: Mapping[str, float] = dataclasses.field(default_factory=dict)
+    """Objectives beside top-1 and trainable parameters, as far as they are known, by name."""
 
     def __post_init__(self) -> None:
         _drop_non_finite(self, ("top1", "loss", "test_top1", "test_top1_multi_view"))
         object.__setattr__(self, "state", TrialState(self.state))
+        known = {name: v for name, v in self.costs.items() if v is not None and math.isfinite(v)}
+        object.__setattr__(self, "costs", known)
 
     def to_dict(self) -> dict[str, Any]:
-        """Everything, as values that JSON has (no NaN, no tuple)."""
+        """Everything, as values that JSON has (no NaN, no tuple); no costs where there are none."""
         curve = [dict(vars(row)) for row in self.curve]
-        return {
+        values = {
             **vars(self),
             "state": self.state.value,
             "config": dict(self.config),
             "curve": curve,
+            "costs": dict(self.costs),
         }
+        if not self.costs:
+            del values["costs"]  # as records are of a search with two objectives, and always were
+        return values
 
     @classmethod
     def from_dict(cls, values: Mapping[str, Any]) -> Self:
@@ -157,12 +166,19 @@ _MIXED = {b"vpetl_ray": b"mixed"}
 Columns = Sequence[str] | Mapping[str, type]
 
 
-def write_trials(path: Path | str, records: Sequence[TrialRecord], columns: Columns) -> None:
+def write_trials(
+    path: Path | str,
+    records: Sequence[TrialRecord],
+    columns: Columns,
+    *,
+    costs: Sequence[str] = (),
+) -> None:
     """Write one row a record, in the given order, atomically.
 
     Columns: id, number, state, trainable_params, top1, epochs, seconds, group, loss, test_top1,
-    name, reason; then every config value under its own path (``petl.patt.d_bottle``; a path has a
-    dot, so it never meets one of the others); then the curve as a list of structs.
+    name, reason; then further objectives under their names; then every config value under its own
+    path (``petl.patt.d_bottle``; a path has a dot, so it never meets one of the others); then the
+    curve as a list of structs.
 
     Args:
         path: the Parquet file; its folder exists.
@@ -170,6 +186,8 @@ def write_trials(path: Path | str, records: Sequence[TrialRecord], columns: Colu
         columns: every path of the space, with its type (bool, int, float, str) where known: the
             schema then is the same before the first trial and after the last. Of a path without a
             type the values decide. Paths met in a record alone are added at the end.
+        costs: further objectives of the search, as `results.objectives` names them; those met in
+            a record alone are added.
 
     Raises:
         SearchError: the file cannot be written.
@@ -179,6 +197,10 @@ def write_trials(path: Path | str, records: Sequence[TrialRecord], columns: Colu
         pa.array([_fixed_value(record, name) for record in records], kind)
         for name, kind in _FIXED_COLUMNS
     ]
+    for name in dict.fromkeys((*costs, *(name for record in records for name in record.costs))):
+        kind = pa.int64() if COSTS[name].is_count else pa.float64()
+        fields.append(pa.field(name, kind))
+        arrays.append(pa.array([record.costs.get(name) for record in records], kind))
     for column, declared in _config_columns(records, columns).items():
         values = [record.config.get(column) for record in records]
         field = _config_field(column, values, declared)
@@ -207,14 +229,16 @@ def read_trials(path: Path | str) -> list[TrialRecord]:
     missing = sorted({*fixed, "curve"} - set(table.column_names))
     if missing:
         raise SearchError(f"{path}: not a table of trials, it has no column {', '.join(missing)}")
-    config_fields = [field for field in table.schema if field.name not in {*fixed, "curve"}]
+    costs = [name for name in table.column_names if name in COSTS]
+    others = {*fixed, *costs, "curve"}
+    config_fields = [field for field in table.schema if field.name not in others]
     records = []
     for row in table.to_pylist():
         config = {field.name: _loaded(row[field.name], field) for field in config_fields}
         values = {name: row[name] for name in fixed}
-        records.append(
-            TrialRecord.from_dict({**values, "config": config, "curve": row["curve"] or ()})
-        )
+        values |= {"config": config, "curve": row["curve"] or ()}
+        values["costs"] = {name: row[name] for name in costs}
+        records.append(TrialRecord.from_dict(values))
     return records
 
 

@@ -6,18 +6,21 @@ A thread writes: a table of thousands of rows and a picture take longer than a t
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.atomic import replacing
-from vpetl_ray.results.front import front_hypervolume, front_of, knee, write_front
+from vpetl_ray.results.front import front_of, knee_of, volume_of, write_front
+from vpetl_ray.results.objectives import ALWAYS
 from vpetl_ray.results.records import Columns, EpochRow, TrialRecord, write_trials
 from vpetl_ray.results.summary import search_markdown
 from vpetl_ray.results.tracking import Tracker
 
 SECONDS_BETWEEN_WRITES = 1.0
+OBJECTIVES_FIGURE = "objectives.png"
+"""Only where there are more than two."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +34,17 @@ class SearchFacts:
     """Most trainable parameters of a trial; None is no limit."""
     intro: str
     """One paragraph for people: data, backbone, what is searched."""
+    references: Mapping[str, float] = field(default_factory=dict)
+    """Objectives beside top-1 and parameters, by name: where the hypervolume ends on each axis."""
 
 
 class SearchFiles:
     """Watches a search (see `tuning.searcher.SearchObserver`) and writes what is known so far.
 
-    Files: `trials.parquet`, `front.json`, `front.parquet`, `front.png`, and the trained tensors of
-    the front in `adapters/`. Each is whole at any moment. MLflow is told from here as well, so
-    that it never shows a front whose files are not there.
+    Files: `trials.parquet`, `front.json`, `front.parquet`, `front.png`, with more than two
+    objectives `objectives.png`, and the trained tensors of the front in `adapters/`. Each is whole
+    at any moment. MLflow is told from here as well, so that it never shows a front whose files are
+    not there.
 
     Args:
         directory: exists.
@@ -162,7 +168,12 @@ class SearchFiles:
         for record in untold:
             path = self.adapter_path(record.id)
             self._tracker.log_trial(record, path if path.exists() else None)
-        write_trials(self._directory / "trials.parquet", records, self._columns)
+        write_trials(
+            self._directory / "trials.parquet",
+            records,
+            self._columns,
+            costs=tuple(self._facts.references),
+        )
         front = front_of(records)
         if is_last or front != self._drawn:
             self._write_front(records, front)
@@ -172,7 +183,13 @@ class SearchFiles:
         from vpetl_ray.results.figures import plot_front  # noqa: PLC0415 - matplotlib takes a second
 
         facts = self._facts
-        write_front(self._directory, front, columns=self._columns, extra=self._extra(front))
+        write_front(
+            self._directory,
+            front,
+            columns=self._columns,
+            costs=tuple(facts.references),
+            extra=self._extra(front),
+        )
         plot_front(
             records,
             self._directory / "front.png",
@@ -180,24 +197,36 @@ class SearchFiles:
             subtitle=f"{facts.backbone}, frozen",
             budget=facts.budget,
         )
+        names = ["front.png", "front.json", "front.parquet"]
+        if facts.references:
+            names.append(OBJECTIVES_FIGURE)
+            self._plot_objectives(records)
         self._tracker.update_front(
             front,
-            files=[self._directory / name for name in ("front.png", "front.json", "front.parquet")],
+            files=[self._directory / name for name in names],
             note=search_markdown(facts.intro, records, front, budget=facts.budget),
         )
 
+    def _plot_objectives(self, records: Sequence[TrialRecord]) -> None:
+        from vpetl_ray.results.objective_figure import plot_objectives  # noqa: PLC0415 - as above
+
+        path = self._directory / OBJECTIVES_FIGURE
+        plot_objectives(records, tuple(self._facts.references), path, title=self._facts.name)
+
     def _extra(self, front: Sequence[TrialRecord]) -> dict[str, object]:
-        params = [record.trainable_params for record in front]
-        top1 = [record.top1 or 0.0 for record in front]
+        facts, bend = self._facts, knee_of(front)
+        ends = {"trainable_params": facts.backbone_params, "top1": 0.0, **facts.references}
+        unit = "percent x decades of parameters" + "".join(
+            f" x decades of {name}" for name in facts.references
+        )
         return {
-            "name": self._facts.name,
-            "backbone": self._facts.backbone,
-            "budget": self._facts.budget,
-            "knee": front[knee(params, top1)].id if front else None,
-            "hypervolume": front_hypervolume(params, top1, max_params=self._facts.backbone_params),
-            "hypervolume_reference": {
-                "trainable_params": self._facts.backbone_params,
-                "top1": 0.0,
-                "unit": "percent x decades of parameters",
-            },
+            "name": facts.name,
+            "backbone": facts.backbone,
+            "budget": facts.budget,
+            **({"objectives": [*ALWAYS, *facts.references]} if facts.references else {}),
+            "knee": bend.id if bend else None,
+            "hypervolume": volume_of(
+                front, max_params=facts.backbone_params, references=facts.references
+            ),
+            "hypervolume_reference": {**ends, "unit": unit},
         }

@@ -3,8 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from vpetl_ray.results.front import knee
-from vpetl_ray.results.labels import config_label, count_label
+from vpetl_ray.results.front import knee_of
+from vpetl_ray.results.labels import config_label, cost_label, count_label
 from vpetl_ray.results.records import TrialRecord, TrialState
 
 _MAX_ROWS = 24  # MLflow keeps 5000 characters of a tag
@@ -41,12 +41,9 @@ def search_markdown(
 
 def _headline(front: Sequence[TrialRecord]) -> str:
     """Name the members to look at, in the few lines that MLflow shows before "show more"."""
-    bend = front[
-        knee(
-            [record.trainable_params for record in front], [record.top1 or 0.0 for record in front]
-        )
-    ]
-    members = {"smallest": front[0], "knee": bend, "best": front[-1]}
+    bend = knee_of(front) or front[0]
+    best = max(front, key=lambda record: record.top1 or 0.0)
+    members = {"smallest": front[0], "knee": bend, "best": best}
     if len(front) == 1:
         members = {"only": bend}
     told = ", ".join(
@@ -60,6 +57,8 @@ def _headline(front: Sequence[TrialRecord]) -> str:
 def _front_table(front: Sequence[TrialRecord]) -> list[str]:
     tested = any(record.test_top1 is not None for record in front)
     head = ["trial", "parameters", "top-1 (validation)", *(["top-1 (test)"] if tested else [])]
+    costs = tuple(front[0].costs)
+    head += costs
     rows = [
         "| " + " | ".join([*head, "config"]) + " |",
         "|" + "---|" + "---:|" * (len(head) - 1) + "---|",
@@ -67,6 +66,7 @@ def _front_table(front: Sequence[TrialRecord]) -> list[str]:
     for record in _thinned(front):
         cells = [record.id, count_label(record.trainable_params), _percent(record.top1)]
         cells += [_percent(record.test_top1)] if tested else []
+        cells += [cost_label(name, record.costs.get(name)) for name in costs]
         # As code: a bare "@2" would become a link to somebody of that name.
         config = f"`{config_label(record.config)}`"
         named = record.name is not None and record.name not in config

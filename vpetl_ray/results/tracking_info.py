@@ -31,6 +31,8 @@ class TrackingInfo:
     """What is fixed: backbone, budget, sampler, seed, size of the space. Params of the parent."""
     columns: Sequence[str] = ()
     """Paths of the config that the UI's tables show."""
+    costs: Sequence[str] = ()
+    """Objectives beside top-1 and trainable parameters, which they show as well."""
     environment: Mapping[str, str] = dataclasses.field(default_factory=dict)
     """As from `environment_facts`."""
     description: str = ""
