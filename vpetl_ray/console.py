@@ -11,7 +11,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from vpetl_ray.results.front import front_of
+from vpetl_ray.results.front import front_of, ppt
 from vpetl_ray.results.labels import cost_label, trial_label
 from vpetl_ray.results.objectives import COSTS
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
@@ -21,8 +21,16 @@ MAX_FRONT_ROWS = 8
 """The front is cut to this many rows while the search runs, so that the table keeps its height."""
 
 
-def front_table(front: Sequence[TrialRecord], *, title: str | None = None) -> Table:
-    """The front, cheapest first: trial, config, parameters, accuracies, further objectives."""
+def front_table(
+    front: Sequence[TrialRecord], *, title: str | None = None, bend: str | None = None
+) -> Table:
+    """The front, cheapest first: trial, config, parameters, accuracies, other objectives, PPT.
+
+    Args:
+        front: from `front_of`.
+        title: above the table.
+        bend: id of the member to mark as the knee.
+    """
     table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
     table.add_column("trial")
     table.add_column("config", overflow="fold", max_width=36)
@@ -34,13 +42,19 @@ def front_table(front: Sequence[TrialRecord], *, title: str | None = None) -> Ta
     costs = tuple(front[0].costs) if front else ()
     for name in costs:
         table.add_column(COSTS[name].header, justify="right")
+    table.add_column("PPT", justify="right")
     table.add_column("seconds", justify="right")
     for record in front:
-        cells = [record.id, trial_label(record), f"{record.trainable_params:,}"]
+        cells = [
+            record.id + (" knee" if record.id == bend else ""),
+            trial_label(record),
+            f"{record.trainable_params:,}",
+        ]
         cells.append(percent_label(record.top1))
         if has_test:
             cells.append(percent_label(record.test_top1))
         cells += [cost_label(name, record.costs.get(name)) for name in costs]
+        cells.append(f"{ppt(record.top1 or 0.0, record.trainable_params):.1f}")
         table.add_row(*cells, f"{record.seconds:.1f}")
     return table
 

@@ -92,7 +92,11 @@ def _search(
         console.print(list_table(result.records, title=spec.name))
     if result.front:
         console.print()
-        console.print(front_table(result.front, title="Pareto front"))
+        known = result.facts
+        console.print(front_table(result.front, title="Pareto front", bend=known.knee))
+        console.print(known.sentence(), highlight=False, soft_wrap=True)
+        for line in result.findings:
+            console.print(line, markup=False, highlight=False, soft_wrap=True)
         say_where(console, directory, result.tracking)
     say_what_mlflow_lacks(console, result.tracking, what="trials", file="trials.parquet")
     if result.end is TrialsEnd.INTERRUPTED:

@@ -22,6 +22,7 @@ from vpetl_ray.job_steps import (
 from vpetl_ray.models.arch import count_backbone
 from vpetl_ray.results.environment import environment_facts
 from vpetl_ray.results.front import front_of
+from vpetl_ray.results.front_facts import FrontFacts
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.results.search_files import SearchFacts, SearchFiles
 from vpetl_ray.results.tracking import RunStatus, Tracker, TrackingInfo, TrackingReport
@@ -50,6 +51,9 @@ class SearchResult:
     num_trained: int
     tracking: TrackingReport
     last_failure: str | None
+    facts: FrontFacts
+    findings: tuple[str, ...]
+    """What mattered, in a few lines."""
 
 
 def _telling(space: Space) -> tuple[str, ...]:
@@ -155,8 +159,11 @@ class SearchJob:
             tracking = tracker.finish(status, timeout=SECONDS_FOR_TRACKING)
         files.discard_dominated()
         failures = [r.reason for r in study.records if r.state is TrialState.FAILED]
+        front = front_of(study.records)
         return SearchResult(
-            front=tuple(front_of(study.records)),
+            front=tuple(front),
+            facts=files.front_facts(front),
+            findings=files.findings,
             records=tuple(study.records),
             end=end,
             num_trained=study.num_trained,

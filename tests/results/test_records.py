@@ -93,7 +93,8 @@ def test_columns_stand_in_the_promised_order(tmp_path: Path, make_record) -> Non
     assert names[:8] == [
         "id", "number", "state", "trainable_params", "top1", "epochs", "seconds", "group",
     ]  # fmt: skip
-    assert names[8:13] == ["loss", "test_top1", "name", "reason", "training.learning_rate"]
+    assert names[8:14] == ["loss", "test_top1", "name", "reason", "at_seconds", "at_epochs"]
+    assert names[14] == "training.learning_rate"
     assert names[-1] == "curve"
 
 

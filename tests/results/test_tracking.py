@@ -197,6 +197,7 @@ def test_a_trial_keeps_its_config_its_curves_and_its_price(info, started, make_r
         "epochs": 2.0,
         "seconds": 5.0,
         "test_top1": 58.0,
+        "ppt": pytest.approx(59.996, abs=1e-3),
     }
     history = client_of(info).get_metric_history(run.info.run_id, "top1")
     assert [(point.step, point.value) for point in history] == [(1, 50.0), (2, 60.0)]

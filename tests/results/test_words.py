@@ -107,7 +107,7 @@ def test_the_description_names_the_front_and_fits_into_a_tag(make_record) -> Non
     front = front_of(records)
     text = search_markdown("Where to adapt.", records, front, budget=34_409)
     assert text.startswith("Front of 500: smallest **t0000** (20.0% with 1k)")
-    assert "| t0000 | 1k | 20.0% | 19.0% | `patt kv d8 s0.8` |" in text
+    assert "| t0000 | 1k | 20.0% | 19.0% | 20.0 | `patt kv d8 s0.8` |" in text
     assert "24 of 500 shown" in text
     assert "500 complete" in text
     assert "34,409" in text

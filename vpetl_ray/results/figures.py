@@ -6,18 +6,16 @@ from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
-from matplotlib.figure import Figure
 from matplotlib.ticker import FuncFormatter, LogLocator, MaxNLocator, NullFormatter
 
-from vpetl_ray.results.atomic import replacing
+from vpetl_ray.results.figure_parts import DARK as _FRONT
+from vpetl_ray.results.figure_parts import WARM as _BUDGET
+from vpetl_ray.results.figure_parts import draw_titles, new_figure, quieten, save_figure
 from vpetl_ray.results.front import front_of, knee
 from vpetl_ray.results.label_layout import place_labels
 from vpetl_ray.results.labels import count_label, trial_label
 from vpetl_ray.results.records import TrialRecord, TrialState
 
-# Told apart by shape and by darkness, so that grey print and colour-blind eyes lose nothing.
-_FRONT = "#08306b"
-_BUDGET = "#b5441f"
 _MAX_LABELS = 7
 _MIN_RANGE = 20.0  # of parameters on the axis, as a ratio, however few the trials
 _MIN_SPAN = 10.0  # of accuracy on the axis, in points
@@ -60,8 +58,9 @@ def plot_front(
     Raises:
         SearchError: the file cannot be written.
     """
-    figure = Figure(figsize=(8.4, 5.2), dpi=150, layout="constrained")
-    canvas = FigureCanvasAgg(figure)
+    figure = new_figure(8.4, 5.2)
+    canvas = figure.canvas
+    assert isinstance(canvas, FigureCanvasAgg)
     axes = figure.add_subplot()
     front = front_of(records, costs=())
     _draw_axes(axes, records, budget)
@@ -72,23 +71,20 @@ def plot_front(
         _draw_budget(axes, budget)
     if front:
         _draw_front(axes, front, budget)
-    _draw_titles(axes, title, subtitle)
+    draw_titles(axes, title, subtitle)
     if axes.get_legend_handles_labels()[0]:
         figure.legend(loc="outside lower center", ncols=6, fontsize=8, frameon=False)
     figure.canvas.draw()  # fixes the layout: labels are placed in pixels
     if front:
         _name_front(axes, canvas, records, front, budget)
-    with replacing(Path(path)) as temporary:
-        figure.savefig(temporary)
+    save_figure(figure, path)
 
 
 def _draw_axes(axes: Axes, records: Sequence[TrialRecord], budget: int | None) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("trainable parameters (log scale)")
     axes.set_ylabel("top-1 accuracy on validation (%)")
-    axes.grid(visible=True, which="major", color="0.92", linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
+    quieten(axes)
     counts = [_count(record) for record in records] + ([budget] if budget else [])
     low, high = (min(counts), max(counts)) if counts else (1e3, 1e6)
     if high / low < _MIN_RANGE:
@@ -251,20 +247,6 @@ def _most_telling(count: int, bend: int) -> list[int]:
     """Both ends, the knee, then an even spread between: most important first."""
     spread = [round(i * (count - 1) / (_MAX_LABELS - 1)) for i in range(_MAX_LABELS)]
     return list(dict.fromkeys([0, count - 1, bend, *spread]))[:_MAX_LABELS]
-
-
-def _draw_titles(axes: Axes, title: str, subtitle: str) -> None:
-    axes.set_title(title, loc="left", fontsize=12, fontweight="bold", pad=22 if subtitle else 8)
-    if subtitle:
-        axes.annotate(
-            subtitle,
-            (0, 1),
-            xycoords="axes fraction",
-            xytext=(0, 8),
-            textcoords="offset points",
-            fontsize=8.5,
-            color="0.35",
-        )
 
 
 def _count(record: TrialRecord) -> int:

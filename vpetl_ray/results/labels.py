@@ -65,6 +65,16 @@ def trial_label(record: TrialRecord, *, brief: bool = False) -> str:
     return record.name or config_label(record.config, brief=brief)
 
 
+def has_method(config: Mapping[str, Scalar | None], method: str) -> bool:
+    """Whether anything of this method is there."""
+    return _is_on(_methods(config).get(method, {}))
+
+
+def is_probe(config: Mapping[str, Scalar | None]) -> bool:
+    """Whether no method is there at all."""
+    return not any(_is_on(fields) for fields in _methods(config).values())
+
+
 def _methods(config: Mapping[str, Scalar | None]) -> dict[str, dict[str, Scalar]]:
     """Every method's fields that have a value; those of the stages as one."""
     methods: dict[str, dict[str, Scalar]] = {}

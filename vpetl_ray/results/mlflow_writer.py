@@ -19,6 +19,7 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
+from vpetl_ray.results.front import ppt
 from vpetl_ray.results.labels import trial_label
 from vpetl_ray.results.mlflow_views import TRAINING_PAGES, search_views, seed_views
 from vpetl_ray.results.records import Scalar, TrialRecord, TrialState
@@ -295,7 +296,7 @@ def _metrics(record: TrialRecord, started_ms: int) -> Iterator[Metric]:
     for key, value in (("top1", record.top1), ("loss", record.loss)):
         if value is not None and last.get(key) != value:
             yield Metric(key, value, ended_ms + 1, max(record.epochs, 1))
-    totals = {
+    totals: dict[str, float | None] = {
         "trainable_params": record.trainable_params,
         "epochs": record.epochs,
         "seconds": record.seconds,
@@ -303,6 +304,8 @@ def _metrics(record: TrialRecord, started_ms: int) -> Iterator[Metric]:
         "test_top1_multi_view": record.test_top1_multi_view,
         **record.costs,
     }
+    if record.state is TrialState.COMPLETE and record.top1 is not None:
+        totals["ppt"] = ppt(record.top1, record.trainable_params)
     for key, total in totals.items():
         if total is not None:
             yield Metric(key, float(total), ended_ms, 0)

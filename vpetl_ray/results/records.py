@@ -91,6 +91,12 @@ class TrialRecord:
     """Of a trial that was seeded by name, such as ``linear probe``."""
     costs: Mapping[str, float] = dataclasses.field(default_factory=dict)
     """Objectives beside top-1 and trainable parameters, as far as they are known, by name."""
+    at_seconds: float | None = None
+    """Seconds that the search had run when this ended, pauses between two runs left out."""
+    at_epochs: int | None = None
+    """Epochs that all trials together had trained by then; a linear probe's count as one, since
+    it sends the clips through the backbone once. None, as above, in a record of an older version
+    and of a trial that was never trained."""
 
     def __post_init__(self) -> None:
         _drop_non_finite(self, ("top1", "loss", "test_top1", "test_top1_multi_view"))
@@ -158,7 +164,11 @@ _FIXED_COLUMNS = (
     ("test_top1", pa.float64()),
     ("name", pa.string()),
     ("reason", pa.string()),
+    ("at_seconds", pa.float64()),
+    ("at_epochs", pa.int64()),
 )
+_NEWER = {"at_seconds", "at_epochs"}
+"""Columns that a table of an older version lacks."""
 _ARROW_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 # A choice between numbers and words, such as a scale of 0.1 or "learned", is stored as text.
 _MIXED = {b"vpetl_ray": b"mixed"}
@@ -176,9 +186,9 @@ def write_trials(
     """Write one row a record, in the given order, atomically.
 
     Columns: id, number, state, trainable_params, top1, epochs, seconds, group, loss, test_top1,
-    name, reason; then further objectives under their names; then every config value under its own
-    path (``petl.patt.d_bottle``; a path has a dot, so it never meets one of the others); then the
-    curve as a list of structs.
+    name, reason, at_seconds, at_epochs; then further objectives under their names; then every
+    config value under its own path (``petl.patt.d_bottle``; a path has a dot, so it never
+    meets one of the others); then the curve as a list of structs.
 
     Args:
         path: the Parquet file; its folder exists.
@@ -226,7 +236,7 @@ def read_trials(path: Path | str) -> list[TrialRecord]:
     except (OSError, pa.ArrowInvalid) as error:
         raise SearchError(f"{path}: cannot be read as a table of trials: {error}") from error
     fixed = [name for name, _ in _FIXED_COLUMNS]
-    missing = sorted({*fixed, "curve"} - set(table.column_names))
+    missing = sorted({*fixed, "curve"} - _NEWER - set(table.column_names))
     if missing:
         raise SearchError(f"{path}: not a table of trials, it has no column {', '.join(missing)}")
     costs = [name for name in table.column_names if name in COSTS]
@@ -235,7 +245,7 @@ def read_trials(path: Path | str) -> list[TrialRecord]:
     records = []
     for row in table.to_pylist():
         config = {field.name: _loaded(row[field.name], field) for field in config_fields}
-        values = {name: row[name] for name in fixed}
+        values = {name: row.get(name) for name in fixed}
         values |= {"config": config, "curve": row["curve"] or ()}
         values["costs"] = {name: row[name] for name in costs}
         records.append(TrialRecord.from_dict(values))

@@ -11,16 +11,20 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from vpetl_ray.errors import SearchError
+from vpetl_ray.models.arch import get_arch
 from vpetl_ray.results.atomic import replacing
-from vpetl_ray.results.front import front_of, knee_of, volume_of, write_front
+from vpetl_ray.results.front import front_of, write_front
+from vpetl_ray.results.front_facts import FrontFacts, front_facts
 from vpetl_ray.results.objectives import ALWAYS
 from vpetl_ray.results.records import Columns, EpochRow, TrialRecord, write_trials
+from vpetl_ray.results.report import Report, write_report
 from vpetl_ray.results.summary import search_markdown
 from vpetl_ray.results.tracking import Tracker
 
 SECONDS_BETWEEN_WRITES = 1.0
 OBJECTIVES_FIGURE = "objectives.png"
 """Only where there are more than two."""
+FRONT_FILES = ("front.png", "front.json", "front.parquet")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,9 +46,10 @@ class SearchFiles:
     """Watches a search (see `tuning.searcher.SearchObserver`) and writes what is known so far.
 
     Files: `trials.parquet`, `front.json`, `front.parquet`, `front.png`, with more than two
-    objectives `objectives.png`, and the trained tensors of the front in `adapters/`. Each is whole
-    at any moment. MLflow is told from here as well, so that it never shows a front whose files are
-    not there.
+    objectives `objectives.png`, and the trained tensors of the front in `adapters/`; once no more
+    trials come, `history.parquet`, `history.png` and what `report` finds out about the choices.
+    Each is whole at any moment. MLflow is told from here as well, so that it never shows a front
+    whose files are not there.
 
     Args:
         directory: exists.
@@ -80,10 +85,23 @@ class SearchFiles:
         self._is_dirty = threading.Event()
         self._is_closing = threading.Event()
         self._error: SearchError | None = None
+        self._report: Report | None = None
         self._is_dirty.set()
         (directory / "adapters").mkdir(exist_ok=True)
         self._thread = threading.Thread(target=self._run, name="search-files", daemon=True)
         self._thread.start()
+
+    @property
+    def findings(self) -> tuple[str, ...]:
+        """What mattered, in a few lines; nothing before it is closed."""
+        return self._report.lines if self._report else ()
+
+    def front_facts(self, front: Sequence[TrialRecord]) -> FrontFacts:
+        """Measure a front of this search."""
+        facts = self._facts
+        return front_facts(
+            front, backbone_params=facts.backbone_params, references=facts.references
+        )
 
     def adapter_path(self, trial_id: str) -> Path:
         """Where a front member's trained tensors are."""
@@ -176,19 +194,22 @@ class SearchFiles:
         )
         front = front_of(records)
         if is_last or front != self._drawn:
-            self._write_front(records, front)
+            self._write_front(records, front, is_last=is_last)
             self._drawn = front
 
-    def _write_front(self, records: Sequence[TrialRecord], front: Sequence[TrialRecord]) -> None:
+    def _write_front(
+        self, records: Sequence[TrialRecord], front: Sequence[TrialRecord], *, is_last: bool
+    ) -> None:
         from vpetl_ray.results.figures import plot_front  # noqa: PLC0415 - matplotlib takes a second
 
         facts = self._facts
+        known = self.front_facts(front)
         write_front(
             self._directory,
             front,
             columns=self._columns,
             costs=tuple(facts.references),
-            extra=self._extra(front),
+            extra=self._extra(known),
         )
         plot_front(
             records,
@@ -197,14 +218,25 @@ class SearchFiles:
             subtitle=f"{facts.backbone}, frozen",
             budget=facts.budget,
         )
-        names = ["front.png", "front.json", "front.parquet"]
+        files = [self._directory / name for name in FRONT_FILES]
         if facts.references:
-            names.append(OBJECTIVES_FIGURE)
+            files.append(self._directory / OBJECTIVES_FIGURE)
             self._plot_objectives(records)
+        if is_last:
+            self._report = self._write_report(records)
+            files += self._report.files
         self._tracker.update_front(
             front,
-            files=[self._directory / name for name in names],
-            note=search_markdown(facts.intro, records, front, budget=facts.budget),
+            metrics=known.metrics,
+            files=files,
+            note=search_markdown(
+                facts.intro,
+                records,
+                front,
+                budget=facts.budget,
+                facts=known,
+                findings=self._report.markdown if self._report else "",
+            ),
         )
 
     def _plot_objectives(self, records: Sequence[TrialRecord]) -> None:
@@ -213,20 +245,23 @@ class SearchFiles:
         path = self._directory / OBJECTIVES_FIGURE
         plot_objectives(records, tuple(self._facts.references), path, title=self._facts.name)
 
-    def _extra(self, front: Sequence[TrialRecord]) -> dict[str, object]:
-        facts, bend = self._facts, knee_of(front)
-        ends = {"trainable_params": facts.backbone_params, "top1": 0.0, **facts.references}
-        unit = "percent x decades of parameters" + "".join(
-            f" x decades of {name}" for name in facts.references
+    def _write_report(self, records: Sequence[TrialRecord]) -> Report:
+        facts = self._facts
+        return write_report(
+            self._directory,
+            records,
+            name=facts.name,
+            arch=get_arch(facts.backbone),
+            max_params=facts.backbone_params,
+            references=facts.references,
         )
+
+    def _extra(self, known: FrontFacts) -> dict[str, object]:
+        facts = self._facts
         return {
             "name": facts.name,
             "backbone": facts.backbone,
             "budget": facts.budget,
             **({"objectives": [*ALWAYS, *facts.references]} if facts.references else {}),
-            "knee": bend.id if bend else None,
-            "hypervolume": volume_of(
-                front, max_params=facts.backbone_params, references=facts.references
-            ),
-            "hypervolume_reference": {**ends, "unit": unit},
+            **known.to_dict(),
         }

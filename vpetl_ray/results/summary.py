@@ -3,7 +3,8 @@
 from collections import Counter
 from collections.abc import Sequence
 
-from vpetl_ray.results.front import knee_of
+from vpetl_ray.results.front import knee_of, ppt
+from vpetl_ray.results.front_facts import FrontFacts
 from vpetl_ray.results.labels import config_label, cost_label, count_label
 from vpetl_ray.results.records import TrialRecord, TrialState
 
@@ -20,6 +21,8 @@ def search_markdown(
     front: Sequence[TrialRecord],
     *,
     budget: int | None = None,
+    facts: FrontFacts | None = None,
+    findings: str = "",
 ) -> str:
     """Say what was searched and how far it is, and list the front.
 
@@ -28,6 +31,8 @@ def search_markdown(
         records: all trials so far.
         front: of them, cheapest first.
         budget: limit on trainable parameters.
+        facts: about the front as a whole.
+        findings: more paragraphs, such as what mattered.
     """
     states = Counter(record.state for record in records)
     counted = ", ".join(f"{states[state]} {state}" for state in TrialState if states[state])
@@ -36,7 +41,9 @@ def search_markdown(
     if not front:
         return f"{trials}\n\n{intro}\n"
     table = "\n".join(_front_table(front))
-    return "\n\n".join([_headline(front), table, trials, intro, _PICKING]) + "\n"
+    headline = _headline(front) + (f" {facts.sentence().capitalize()}." if facts else "")
+    parts = [headline, table, trials, findings, intro, _PICKING]
+    return "\n\n".join(part for part in parts if part) + "\n"
 
 
 def _headline(front: Sequence[TrialRecord]) -> str:
@@ -59,6 +66,7 @@ def _front_table(front: Sequence[TrialRecord]) -> list[str]:
     head = ["trial", "parameters", "top-1 (validation)", *(["top-1 (test)"] if tested else [])]
     costs = tuple(front[0].costs)
     head += costs
+    head.append("PPT")
     rows = [
         "| " + " | ".join([*head, "config"]) + " |",
         "|" + "---|" + "---:|" * (len(head) - 1) + "---|",
@@ -67,6 +75,7 @@ def _front_table(front: Sequence[TrialRecord]) -> list[str]:
         cells = [record.id, count_label(record.trainable_params), _percent(record.top1)]
         cells += [_percent(record.test_top1)] if tested else []
         cells += [cost_label(name, record.costs.get(name)) for name in costs]
+        cells.append(f"{ppt(record.top1 or 0.0, record.trainable_params):.1f}")
         # As code: a bare "@2" would become a link to somebody of that name.
         config = f"`{config_label(record.config)}`"
         named = record.name is not None and record.name not in config

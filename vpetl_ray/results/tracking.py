@@ -149,21 +149,27 @@ class Tracker:
         self._messages.put(take)
 
     def update_front(
-        self, front: Sequence[TrialRecord], *, files: Sequence[Path] = (), note: str = ""
+        self,
+        front: Sequence[TrialRecord],
+        *,
+        metrics: Mapping[str, float] | None = None,
+        files: Sequence[Path] = (),
+        note: str = "",
     ) -> None:
         """Tell who is on the front now. Of several updates that wait, only the last is written.
 
         Args:
             front: from `front_of`.
+            metrics: more of the search's run than the front's size and best accuracy.
             files: figure and tables, uploaded to the search's run as they are at that moment.
             note: Markdown that becomes the description of the search's run.
         """
         accuracies = [record.top1 for record in front if record.top1 is not None]
-        metrics = {"front_size": float(len(front))}
+        told = {"front_size": float(len(front)), **(metrics or {})}
         if accuracies:
-            metrics["best_top1"] = max(accuracies)
+            told["best_top1"] = max(accuracies)
         ids = tuple(record.id for record in front)
-        self._update(_Summary(front=ids, metrics=metrics, files=tuple(files), note=note))
+        self._update(_Summary(front=ids, metrics=told, files=tuple(files), note=note))
 
     def update_result(
         self, metrics: Mapping[str, float], *, files: Sequence[Path] = (), note: str = ""

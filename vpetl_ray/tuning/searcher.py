@@ -28,6 +28,7 @@ from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal
 from vpetl_ray.tuning.halving import Halving
 from vpetl_ray.tuning.messages import EpochReport, OutcomeState, make_task
 from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
+from vpetl_ray.tuning.search_clock import SearchClock
 from vpetl_ray.tuning.trainable import (
     RUNGS,
     TRAINABLE_PARAMS,
@@ -98,6 +99,7 @@ class ParetoSearcher(NotSaved, Searcher):
         self._observers = tuple(observers)
         self._keep_tensors = keep_tensors
         self._clock = clock
+        self._spent = SearchClock(study.records, clock=clock)
         self._live: dict[str, _LiveTrial] = {}
         self._is_interrupted = False
         self._last_failure: str | None = None
@@ -171,6 +173,7 @@ class ParetoSearcher(NotSaved, Searcher):
             if live.curve and row.epoch <= live.curve[-1].epoch:
                 continue  # Tune hands the last result to on_trial_complete once more
             live.curve.append(row)
+            self._spent.count_epoch(is_probe=live.proposal.config.is_probe, epoch=row.epoch)
             for observer in self._observers:
                 observer.on_epoch(live.proposal.id, row)
             if self._halving is not None and row.epoch in self._halving.rungs:
@@ -231,7 +234,7 @@ class ParetoSearcher(NotSaved, Searcher):
 
     def _record(self, live: _LiveTrial, state: TrialState, reason: str | None) -> TrialRecord:
         proposal, last = live.proposal, live.curve[-1] if live.curve else None
-        return TrialRecord(
+        record = TrialRecord(
             id=proposal.id,
             number=proposal.number,
             state=state,
@@ -246,6 +249,7 @@ class ParetoSearcher(NotSaved, Searcher):
             reason=reason,
             name=proposal.name,
         )
+        return self._spent.stamped(record)
 
     def save(self, checkpoint_path: str) -> None:
         """Nothing: Optuna's storage is the truth, Tune's snapshots know less."""
