@@ -122,7 +122,7 @@ def test_people_see_every_objective(records: list[TrialRecord], tmp_path: Path) 
     console.print(front_table(front_of(records)))
     shown = console.export_text()
     assert "bytes" in shown.splitlines()[0]
-    assert [line.split()[-3:-1] for line in shown.splitlines()[1:3]] == [["4k", "3"], ["8k", "2"]]
+    assert [line.split()[-4:-2] for line in shown.splitlines()[1:3]] == [["4k", "3"], ["8k", "2"]]
     note = search_markdown("Intro.", records, front_of(records))
     assert "| adapter_bytes | latency_ms |" in note
     assert "knee **t0002**" in note

@@ -126,10 +126,8 @@ def write_report(
 def _lack(sample: SameLength, choices: Sequence[Choice], needed: int) -> str:
     if not choices:
         return "the trials do not differ" if sample.records else "no trial is complete"
-    return (
-        f"{len(choices)} choices need {needed} trials to be compared, "
-        f"there are {len(sample.records)}"
-    )
+    counted = "1 choice needs" if len(choices) == 1 else f"{len(choices)} choices need"
+    return f"{counted} {needed} trials to be compared, there are {len(sample.records)}"
 
 
 def _document(
