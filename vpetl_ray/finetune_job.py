@@ -30,7 +30,7 @@ from vpetl_ray.results_folder import claimed
 from vpetl_ray.spec.search_spec import spaced
 from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
-from vpetl_ray.tuning.seed_runs import SeedRuns
+from vpetl_ray.tuning.seed_runs import SeedRuns, runs_of
 from vpetl_ray.tuning.trial_protocol import GroupSetup
 from vpetl_ray.tuning.worker_group import start_groups
 
@@ -114,9 +114,7 @@ class FinetuneJob:
             files = SeedFiles(self._directory, facts=facts, tracker=tracker)
             runs = SeedRuns(
                 dispatcher,
-                self._chosen.config,
-                self._seeds,
-                blank=self._blank(facts),
+                runs_of(self._chosen.config, self._seeds, self._blank(facts)),
                 num_concurrent=plan.num_groups,
                 observers=[self._display, files],
                 keep_tensors=files.keep_tensors,

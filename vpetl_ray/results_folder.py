@@ -76,13 +76,24 @@ def claimed(directory: Path, spec: SearchSpec) -> Iterator[None]:
         directory.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise SpecError(f"--out: {directory} cannot be made: {error.strerror}") from error
+    with locked(directory):
+        with replacing(directory / SPEC_FILE) as path:
+            path.write_text(spec.to_yaml(), encoding="utf-8")
+        yield
+
+
+@contextmanager
+def locked(directory: Path) -> Iterator[None]:
+    """Keep other runs out of a folder that exists, while in the block.
+
+    Raises:
+        SpecError: another process is at work in it now.
+    """
     with (directory / _LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SpecError(f"--out: another run is at work in {directory} now") from None
-        with replacing(directory / SPEC_FILE) as path:
-            path.write_text(spec.to_yaml(), encoding="utf-8")
         yield
 
 

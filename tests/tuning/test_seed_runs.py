@@ -13,7 +13,7 @@ from tests.tuning.test_trial_runner import NARROW, config
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.messages import Signal
-from vpetl_ray.tuning.seed_runs import SeedRuns
+from vpetl_ray.tuning.seed_runs import SeedRuns, runs_of
 
 
 class FakeGroup(threading.Thread):
@@ -101,9 +101,7 @@ def run_seeds(dispatcher, seeds, *groups):
     )
     runs = SeedRuns(
         dispatcher,
-        config(NARROW),
-        seeds,
-        blank=blank,
+        runs_of(config(NARROW), seeds, blank),
         num_concurrent=max(1, len(groups)),
         observers=[watcher],
         keep_tensors=watcher.keep,

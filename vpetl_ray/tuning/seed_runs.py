@@ -1,6 +1,7 @@
-"""One config trained once for each seed, in warm worker groups, and then measured on test.
+"""Configs trained with seeds of their own, in warm worker groups, and then measured on test.
 
-What a seed goes through: started (`_start`), trained (epochs arrive in `_on_epoch`), kept and
+One config with several seeds, or several configs with several seeds each: every pair is a run.
+What a run goes through: started (`_start`), trained (epochs arrive in `_on_epoch`), kept and
 measured (`_on_trained`), recorded (`_on_measured`). Where one fails, that is recorded, and the
 others go on.
 """
@@ -20,6 +21,7 @@ from vpetl_ray.tuning.messages import (
     EpochReport,
     Outcome,
     OutcomeState,
+    TaskKind,
     make_task,
 )
 from vpetl_ray.tuning.run import Interruption
@@ -30,9 +32,28 @@ WAIT_SECONDS = 1.0
 """How long a wait for news lasts before Python may look at its signals."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class PlannedRun:
+    """One config to be trained with one seed."""
+
+    config: TrialConfig
+    seed: int
+    """Of data order, views and initial values."""
+    record: TrialRecord
+    """What its record says besides the results."""
+
+
+def runs_of(config: TrialConfig, seeds: Sequence[int], blank: TrialRecord) -> list[PlannedRun]:
+    """Plan a run for each seed; id, number and `seed` are put into the record."""
+    return [
+        PlannedRun(config=config, seed=seed, record=_named(blank, number, seed))
+        for number, seed in enumerate(seeds)
+    ]
+
+
 @dataclass
 class _SeedRun:
-    seed: int
+    plan: PlannedRun
     record: TrialRecord
     curve: list[EpochRow] = field(default_factory=list)
     measured: Mapping[str, float | int] = field(default_factory=dict)
@@ -45,35 +66,31 @@ class _SeedRun:
 
 
 class SeedRuns:
-    """Runs all seeds, as many at a time as there are groups.
+    """Does all runs, as many at a time as there are groups.
 
     Args:
         dispatcher: the actor that the groups ask for work.
-        config: what every seed trains.
-        seeds: of data order, views and initial values.
-        blank: what a seed's record says besides its results; id, number and `seed` are put in.
+        runs: their records' ids are all different.
         num_concurrent: the number of groups.
         observers: told of every start, epoch and record.
-        keep_tensors: called with a trained seed's record and its adapter file's bytes, before it
+        keep_tensors: called with a trained run's record and its adapter file's bytes, before it
             is measured.
+        with_views: measure on test over all views of a clip, too.
     """
 
     def __init__(
         self,
         dispatcher: DispatcherHandle,
-        config: TrialConfig,
-        seeds: Sequence[int],
+        runs: Sequence[PlannedRun],
         *,
-        blank: TrialRecord,
         num_concurrent: int,
         observers: Sequence[SearchObserver],
         keep_tensors: Callable[[TrialRecord, bytes], None],
+        with_views: bool = True,
     ) -> None:
         self._dispatcher = dispatcher
-        self._config = config
-        self._waiting = deque(
-            _SeedRun(seed, _named(blank, n, seed)) for n, seed in enumerate(seeds)
-        )
+        self._kind: TaskKind = "evaluate_views" if with_views else "evaluate"
+        self._waiting = deque(_SeedRun(plan, plan.record) for plan in runs)
         self._num_concurrent = num_concurrent
         self._observers = tuple(observers)
         self._keep_tensors = keep_tensors
@@ -98,12 +115,12 @@ class SeedRuns:
         return self._interruption.happened.is_set()
 
     def _start(self, run: _SeedRun, live: dict[Any, _SeedRun]) -> None:
-        recipe = self._config.recipe
+        recipe = run.plan.config.recipe
         task = make_task(
             run.task_id,
-            self._config,
+            run.plan.config,
             until_epoch=max(recipe.epochs, recipe.probe_epochs),
-            seed=run.seed,
+            seed=run.plan.seed,
         )
         ray.get(self._dispatcher.submit.remote(task))
         for observer in self._observers:
@@ -153,10 +170,10 @@ class SeedRuns:
         run.test_task = f"{run.record.id}.test"
         task = make_task(
             run.test_task,
-            self._config,
-            kind="evaluate_views",
+            run.plan.config,
+            kind=self._kind,
             start_state=tensors,
-            seed=run.seed,
+            seed=run.plan.seed,
         )
         ray.get(self._dispatcher.submit.remote(task))
 
@@ -165,7 +182,7 @@ class SeedRuns:
             replace(
                 run.record,
                 test_top1=float(run.measured["top1"]),
-                test_top1_multi_view=float(run.measured["views_top1"]),
+                test_top1_multi_view=run.measured.get("views_top1"),
             )
         )
 
