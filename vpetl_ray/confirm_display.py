@@ -9,7 +9,6 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 
 from vpetl_ray.results.confirmed import Confirmation, Member, optimism, spread_label
-from vpetl_ray.results.front import ppt
 from vpetl_ray.results.front_facts import UNIT
 from vpetl_ray.results.labels import config_label, count_label
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
@@ -83,24 +82,21 @@ def _run_label(run: str) -> str:
 
 def confirmed_table(known: Confirmation) -> Table:
     """Each member, cheapest first: what the search said, means over the seeds, where it stands."""
-    table = Table(box=None, pad_edge=False, header_style="bold", title_justify="left")
-    table.add_column("trial")
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    table.add_column("trial", no_wrap=True)
     table.add_column("config", overflow="fold", max_width=30)
-    for head in ("parameters", "search val %", "val %", "test %", "seeds", "PPT"):
-        table.add_column(head, justify="right")
+    for head in ("parameters", "search %", "val %", "test %"):
+        table.add_column(head, justify="right", no_wrap=True)
     table.add_column("")
     verdicts = known.verdicts
     for member in known.members:
-        test = member.spread("test_top1")
         table.add_row(
             member.id,
             member.name or config_label(member.config),
             f"{member.trainable_params:,}",
             percent_label(member.search_top1),
             spread_label(member.spread("val_top1")),
-            spread_label(test),
-            str(len(member.done)),
-            "-" if test is None else f"{ppt(test.mean, member.trainable_params):.1f}",
+            spread_label(member.spread("test_top1")),
             mark(member, verdicts.get(member.id)),
         )
     return table
@@ -113,14 +109,20 @@ def mark(member: Member, verdict: Verdict | None) -> str:
         return f"failed: {failed[0].reason}" if failed else "not trained"
     if verdict.standing is Standing.CONFIRMED:
         return ""
-    return f"{verdict.standing.value} {verdict.beaten_by} by {verdict.gap:.1f}".replace(
-        "within noise", "level with"
-    )
+    word = "behind" if verdict.standing is Standing.BEHIND else "level with"
+    return f"{word} {verdict.beaten_by}"
+
+
+def _seeds_label(counts: Sequence[int]) -> str:
+    words = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    return f"{words} seed" + ("" if words == "1" else "s")
 
 
 def closing_lines(known: Confirmation) -> list[str]:
     """Say what the marks mean, what the front is worth now, and how lucky the search was."""
-    noise, lines = known.noise, []
+    noise = known.noise
+    counts = sorted({len(member.done) for member in known.members if member.done})
+    lines = [f"search: validation with the search's seed; the others over {_seeds_label(counts)}"]
     if noise.sd is None:
         lines.append("one seed has no spread: give two or more, and what falls behind is marked")
     else:
@@ -136,6 +138,6 @@ def closing_lines(known: Confirmation) -> list[str]:
     luck = optimism(known.members)
     if luck is not None:
         lines.append(
-            f"the search's validation accuracies lie {luck:+.1f} points from the seeds' means"
+            f"the search's validation accuracies lie {luck:+.1f} points off the seeds' means"
         )
     return lines

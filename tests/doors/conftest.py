@@ -93,3 +93,18 @@ def run(tmp_path: Path, cache: Path) -> Run:
         return call_door(door, *words, cwd=cwd, cache=cache, **env)
 
     return call
+
+
+@pytest.fixture(scope="session")
+def search(videos: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run a search of three trials, and give its folder."""
+    folder = tmp_path_factory.mktemp("searched")
+    spec = folder / "tiny.yaml"
+    spec.write_text(SPEC.replace("path: videos", f"path: {videos}"))
+    out = folder / "runs" / "tiny"
+    done = call_door(
+        "search", spec, "--out", out, "--trials", 3, "--set", "resources.groups=1",
+        cwd=folder, cache=cache,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out

@@ -7,7 +7,6 @@ import optuna
 import pytest
 from mlflow.tracking import MlflowClient
 
-from tests.doors.conftest import SPEC, call_door
 from vpetl_ray.errors import SpecError
 from vpetl_ray.finetune_source import Request, choose
 from vpetl_ray.petl.adapter_file import read_header
@@ -16,21 +15,6 @@ from vpetl_ray.spec.load import load_spec
 from vpetl_ray.tuning.space import NothingToTrain
 
 pytestmark = pytest.mark.timeout(280)  # the first one waits for the search
-
-
-@pytest.fixture(scope="module")
-def search(videos, cache, tmp_path_factory):
-    """Run a search of three trials, and give its folder."""
-    folder = tmp_path_factory.mktemp("searched")
-    spec = folder / "tiny.yaml"
-    spec.write_text(SPEC.replace("path: videos", f"path: {videos}"))
-    out = folder / "runs" / "tiny"
-    done = call_door(
-        "search", spec, "--out", out, "--trials", 3, "--set", "resources.groups=1",
-        cwd=folder, cache=cache,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr
-    return out
 
 
 @pytest.fixture

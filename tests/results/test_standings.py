@@ -86,7 +86,12 @@ def known(make_record):
     values = {("t0001", 1): 70.0, ("t0001", 2): 71.0, ("t0002", 1): 79.0}
     for (name, seed), top1 in values.items():
         record = make_record(
-            0, id=run_id(name, seed), top1=top1, test_top1=top1 - 1, config={"seed": seed}, group=None
+            0,
+            id=run_id(name, seed),
+            top1=top1,
+            test_top1=top1 - 1,
+            config={"seed": seed},
+            group=None,
         )
         confirmation = confirmation.with_record(name, seed, record)
     return confirmation
@@ -115,7 +120,7 @@ def test_other_settings_are_not_mixed_with_what_is_kept(known, tmp_path: Path):
     with pytest.raises(SpecError, match=r"was made with training.epochs=8, now it is none"):
         take_up(tmp_path, replace(known, overrides=()))
     (tmp_path / "confirmed.json").write_text("{}")
-    with pytest.raises(SearchError, match="cannot be read as confirmed.json"):
+    with pytest.raises(SearchError, match=r"cannot be read as confirmed\.json"):
         take_up(tmp_path, known)
 
 
