@@ -103,7 +103,7 @@ def _confirm(console: Console, plan: ConfirmPlan, *, address: str | None) -> Non
     ended = [r for m in known.members for r in m.seeds.values() if r.id in wanted]
     failed = [record for record in ended if record.state is not TrialState.COMPLETE]
     if not result.is_whole:
-        done = len(ended) - len(failed)
+        done = sum(record.test_top1 is not None for record in ended)
         fail(
             f"interrupted after {done} of {len(plan.runs)} runs; run it again to go on",
             EXIT_INTERRUPTED,
