@@ -7,7 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from rich.console import Console
 from rich.table import Table
@@ -36,12 +36,18 @@ class Figure:
 
 
 def write_summary(
-    folder: Path, figures: Sequence[Figure], *, device: str | None = None, commit: str | None = None
+    folder: Path,
+    figures: Sequence[Figure],
+    *,
+    device: str | None = None,
+    commit: str | None = None,
+    keep_others: bool = False,
 ) -> Path:
     """Writes `folder/results/summary.json`; returns its path.
 
     `commit` and `device` are found here unless given (a machine without the repository's history
-    gets the commit handed in).
+    gets the commit handed in). With `keep_others`, entries of other figures stay as they are, and
+    so do those of figures that were not taken now: parts may be taken on different machines.
     """
     device = device or describe_device()
     commit = commit or describe_commit(folder)
@@ -59,10 +65,20 @@ def write_summary(
     ]
     path = folder / "results" / "summary.json"
     path.parent.mkdir(parents=True, exist_ok=True)
+    if keep_others and path.exists():
+        entries = _beside_others(json.loads(path.read_text()), entries)
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(entries, indent=2) + "\n")
     temporary.replace(path)
     return path
+
+
+def _beside_others(old: list[dict[str, Any]], new: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The new entries in their order, an old one in place of one without a value, then the rest."""
+    before = {entry["figure"]: entry for entry in old}
+    names = {entry["figure"] for entry in new}
+    merged = [before.get(e["figure"], e) if e["value"] is None else e for e in new]
+    return merged + [entry for entry in old if entry["figure"] not in names]
 
 
 def print_figures(title: str, figures: Sequence[Figure]) -> None:

@@ -1,0 +1,142 @@
+"""What is measured: backbones, sizes of clips, batches; and what the peers are."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Final
+
+import torch
+
+from benchmarks.step.measure import Step, make_step
+from benchmarks.step.peers import make_pair, trainable_by_our_name
+from vpetl_ray.models.arch import get_arch
+from vpetl_ray.petl.attach import Attached
+from vpetl_ray.training.network import wrap_network
+from vpetl_ray.training.optimizer import make_optimizer
+from vpetl_ray.training.recipe import Recipe
+
+NUM_CLASSES: Final = 12
+RATE: Final = 1e-5
+"""Learning rate of every step: small, so that hundreds of them change little."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Case:
+    """Swin-BAPAT (adapter and PATT on K and V in every block) on one backbone at one size."""
+
+    name: str
+    arch: str
+    size: tuple[int, int, int]
+    """Frames, height, width."""
+    batch: int
+    adapter: int
+    patt: int
+    precision: str = "fp32"
+    floor: float | None = None
+    """Clips/s over those of the eager peer."""
+
+    @property
+    def peer(self) -> str:
+        return "torchvision" if self.arch.startswith("swin") else "transformers"
+
+
+CPU_CASES: Final = (
+    Case(
+        name="nano",
+        arch="swin3d_nano",
+        size=(8, 32, 32),
+        batch=32,
+        adapter=16,
+        patt=16,
+        floor=1.25,
+    ),
+    Case(
+        name="swin_t",
+        arch="swin3d_t",
+        size=(8, 112, 112),
+        batch=2,
+        adapter=64,
+        patt=128,
+        floor=1.25,
+    ),
+    Case(
+        name="vit_nano",
+        arch="vit_nano_videomae",
+        size=(8, 32, 32),
+        batch=16,
+        adapter=16,
+        patt=16,
+        floor=1.0,
+    ),
+)
+GPU_CASES: Final = tuple(
+    Case(
+        name=f"swin_b_{frames}_frames",
+        arch="swin3d_b",
+        size=(frames, 224, 224),
+        batch=batch,
+        adapter=64,
+        patt=128,
+        precision="bf16",
+        floor=2.0,
+    )
+    for frames, batch in ((8, 32), (16, 16))
+)
+REHEARSAL_CASES: Final = tuple(
+    Case(
+        name=case.name,
+        arch="swin3d_nano",
+        size=(case.size[0], 32, 32),
+        batch=2,
+        adapter=16,
+        patt=16,
+        precision="bf16",
+    )
+    for case in GPU_CASES
+)
+"""The GPU's cases at a tiny size, for a run on CPU that shows that the script works."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """One case on a device: a step of ours and of the peer, on equal weights."""
+
+    case: Case
+    attached: Attached
+    peer: torch.nn.Module
+    steps: dict[str, Step]
+    """By name: `ours`, `peer`, and with a compiler `ours compiled`, `peer compiled`."""
+
+    @property
+    def peer_trainable(self) -> dict[str, torch.nn.Parameter]:
+        return trainable_by_our_name(self.peer, self.attached.model.arch)
+
+
+def make_contest(case: Case, device: torch.device, *, with_compiled: bool) -> Contest:
+    """Build both models and their steps on the same clips."""
+    torch.manual_seed(0)
+    arch = get_arch(case.arch)
+    peer, attached = make_pair(arch, case.size, case.adapter, case.patt, NUM_CLASSES)
+    peer.to(device).train()
+    attached.model.to(device).train()
+    frames, height, width = case.size
+    # Channels last in memory, as `clips_to_input` gives clips; the peers take it as it comes.
+    video = torch.randn(case.batch, frames, height, width, 3, device=device).permute(0, 4, 1, 2, 3)
+    labels = torch.randint(NUM_CLASSES, (case.batch,), device=device)
+    recipe = Recipe(learning_rate=RATE, epochs=1, batch_size=case.batch, precision="fp32")
+    optimizer = make_optimizer(attached, recipe, RATE)
+    theirs = trainable_by_our_name(peer, arch)
+    peer_optimizer = torch.optim.AdamW(theirs.values(), lr=RATE, weight_decay=0.0)
+    peer_video = video if case.peer == "torchvision" else video.transpose(1, 2)
+    network = wrap_network(attached.model, attached.first_depth, world_size=1)
+
+    def ours(forward: torch.nn.Module) -> Step:
+        return make_step(forward, optimizer, video, labels, case.precision)
+
+    def peers(forward: torch.nn.Module) -> Step:
+        return make_step(forward, peer_optimizer, peer_video, labels, case.precision)
+
+    steps = {"ours": ours(network), "peer": peers(peer)}
+    if with_compiled:
+        steps["peer compiled"] = peers(torch.compile(peer, dynamic=False))
+    return Contest(case=case, attached=attached, peer=peer, steps=steps)
