@@ -2,8 +2,10 @@ import json
 from itertools import pairwise
 
 import pytest
+import torch
 
 from vpetl_ray.errors import VpetlError
+from vpetl_ray.training.network import check_compiler
 from vpetl_ray.training.recipe import SCHEDULES, Recipe, learning_rate_factor
 
 GOOD = {"learning_rate": 0.01, "epochs": 4, "batch_size": 32}
@@ -18,6 +20,7 @@ BAD = {
     "drop path": ({"drop_path": 1}, "must be a number of at least 0 and below 1, got 1"),
     "clip": ({"grad_clip": 0}, "training.grad_clip: must be a number above 0, got 0"),
     "warm-up": ({"warmup_epochs": 4}, "training.warmup_epochs: must be below epochs (4), got 4"),
+    "compile": ({"compile": 1}, "training.compile: must be true or false, got 1"),
     "unknown": ({"learnig_rate": 1}, "did you mean 'learning_rate'?"),
 }
 
@@ -73,3 +76,10 @@ def test_cosine_warms_up_in_a_line_and_is_at_half_in_the_middle():
 
 def test_constant_stays():
     assert factors("constant", 5) == [1.0] * 5
+
+
+def test_compiling_without_a_compiler_is_refused_before_it_fails(monkeypatch: pytest.MonkeyPatch):
+    check_compiler(torch.device("cuda"))
+    monkeypatch.setattr("shutil.which", lambda _: None)
+    with pytest.raises(VpetlError, match=r"training\.compile: needs a C\+\+ compiler"):
+        check_compiler(torch.device("cpu"))

@@ -58,6 +58,17 @@ class Backbone(nn.Module, ABC):
         for site, block in blocks:
             block.drop_path_rate = rate * site.index / max(len(blocks) - 1, 1)
 
+    def set_running(self, *, is_compiled: bool, is_recomputed: bool) -> None:
+        """Choose how blocks run where gradients are wanted; the result is the same to rounding.
+
+        Args:
+            is_compiled: by `torch.compile`, block by block: faster, after minutes of compiling.
+            is_recomputed: run them anew in the backward pass: less memory, a third slower.
+
+        """
+        for _, block in self.block_modules():
+            block.is_compiled, block.is_recomputed = is_compiled, is_recomputed
+
     def forward(self, video_BCTHW: Tensor) -> Tensor:
         """(B, 3, T, H, W), normalised, to logits (B, K)."""
         return self.forward_suffix(video_BCTHW, 0)

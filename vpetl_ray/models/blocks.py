@@ -6,9 +6,15 @@ M heads, D channels of one head, P tokens that are attended to and do not attend
 the backbone knows no method by name.
 """
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
+from functools import lru_cache
+from typing import Final
+
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, scaled_dot_product_attention
+from torch.utils.checkpoint import checkpoint
 
 
 def run_branches(branches: nn.ModuleList, x: Tensor, y: Tensor) -> Tensor:
@@ -16,6 +22,31 @@ def run_branches(branches: nn.ModuleList, x: Tensor, y: Tensor) -> Tensor:
     for branch in branches:
         y = branch(x, y)
     return y
+
+
+def run_layer(layer: nn.Module, branches: nn.ModuleList, x: Tensor) -> Tensor:
+    """Give `layer(x)` through every branch of the seam beside it.
+
+    The first may have a method `run_with(layer, x)`, which gives what `branch(x, layer(x))` would,
+    at less cost, or None where it has to be that.
+    """
+    rest = list(branches)
+    run_with = getattr(rest[0], "run_with", None) if rest else None
+    y: Tensor | None = None if run_with is None else run_with(layer, x)
+    if y is None:
+        y = layer(x)
+    else:
+        del rest[0]
+    for branch in rest:
+        y = branch(x, y)
+    return y
+
+
+def bias_of(layer: nn.Linear) -> Tensor | None:
+    """Give what a linear layer adds to each row; some layers put it together of several tensors."""
+    whole = getattr(layer, "whole_bias", None)
+    bias: Tensor | None = layer.bias if whole is None else whole()
+    return bias
 
 
 def drop_path(x: Tensor, rate: float, is_training: bool) -> Tensor:
@@ -75,6 +106,10 @@ class Attention(nn.Module):
         z_BNC = self.to_tokens(x_BNC)
         return self.to_output(self.attend(self.to_qkv(z_BNC), more_kv=self.to_more_kv(z_BNC)))
 
+    def prepared(self, x: Tensor) -> AbstractContextManager[None]:
+        """Make ready, for what enters, all that compiled code should find and not make."""
+        return nullcontext()
+
     def to_tokens(self, x_BNC: Tensor) -> Tensor:
         """(B, N, C) to what attends in their place, (B, N, C), through the seam."""
         return run_branches(self.token_branches, x_BNC, x_BNC)
@@ -88,7 +123,7 @@ class Attention(nn.Module):
 
     def to_qkv(self, z_BNC: Tensor) -> Tensor:
         """(B, N, C) to (B, N, 3C), through the seam."""
-        return run_branches(self.qkv_branches, z_BNC, self.qkv(z_BNC))
+        return run_layer(self.qkv, self.qkv_branches, z_BNC)
 
     def to_output(self, out_BNC: Tensor) -> Tensor:
         """(B, N, C) to (B, N, C), through the seam."""
@@ -160,10 +195,43 @@ class Block(nn.Module):
         self.mlp = Mlp(dim, mlp_dim)
         self.mlp_branches = nn.ModuleList()
         self.drop_path_rate = 0.0
+        self.is_compiled = False
+        self.is_recomputed = False
 
     def forward(self, x: Tensor) -> Tensor:
-        """(B, ..., C) to (B, ..., C): tokens in a row, or on a grid for windows."""
+        """(B, ..., C) to (B, ..., C): tokens in a row, or on a grid for windows.
+
+        Where gradients are wanted, the block may run compiled, and be run anew in the backward
+        pass instead of keeping what that needs.
+        """
+        if not torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self.run(x)
+        run = _run_compiled if self.is_compiled else Block.run
+        if not self.is_recomputed:
+            return run(self, x)
+        y: Tensor = checkpoint(run, self, x, use_reentrant=False)
+        return y
+
+    def run(self, x: Tensor) -> Tensor:
+        """As `forward`, in plain eager steps."""
         x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, self.training)
         z = self.norm2(x)
-        h = run_branches(self.mlp_branches, z, self.mlp(z))
+        h = run_layer(self.mlp, self.mlp_branches, z)
         return x + drop_path(h, self.drop_path_rate, self.training)
+
+
+MAX_COMPILED: Final = 256
+"""Kinds of blocks that one process keeps compiled; torch's own limit is 8, then it gives up."""
+
+
+def _run_compiled(block: Block, x: Tensor) -> Tensor:
+    with block.attn.prepared(x):
+        return _compiled_run()(block, x)
+
+
+@lru_cache(maxsize=1)
+def _compiled_run() -> Callable[[Block, Tensor], Tensor]:
+    """One for all blocks: those of equal structure and size share their code, over all trials."""
+    config = torch._dynamo.config
+    config.recompile_limit = max(config.recompile_limit, MAX_COMPILED)
+    return torch.compile(Block.run, dynamic=False)

@@ -33,8 +33,11 @@ class QkvWithoutKeyBias(nn.Linear):
 
     def forward(self, input: Tensor) -> Tensor:
         """(..., C) to (..., 3C)."""
-        bias = torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
-        return nn.functional.linear(input, self.weight, bias)
+        return nn.functional.linear(input, self.weight, self.whole_bias())
+
+    def whole_bias(self) -> Tensor:
+        """(3C), zeros for the keys."""
+        return torch.cat((self.q_bias, torch.zeros_like(self.v_bias), self.v_bias))
 
 
 class VisionTransformer(Backbone):

@@ -3,6 +3,9 @@
 Axes: B batch, T H W token grid, C channels, W windows, N tokens of one window, M heads.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 import torch
 from torch import Tensor, nn
 
@@ -30,11 +33,12 @@ class WindowAttention(Attention):
         rows = (2 * window[0] - 1) * (2 * window[1] - 1) * (2 * window[2] - 1)
         self.relative_position_bias_table = nn.Parameter(torch.zeros(rows, num_heads))
         self._masks = DerivedTensors()
+        self._ready_plan: WindowPlan | None = None
+        self._ready_mask: Tensor | None = None
 
     def forward(self, x_BTHWC: Tensor) -> Tensor:
         """(B, T, H, W, C) to (B, T, H, W, C)."""
-        _, t, h, w, _ = x_BTHWC.shape
-        plan = window_plan((t, h, w), self.window, self.shift)
+        plan = self._plan(x_BTHWC)
         z_WNC = self.to_tokens(plan.partition(x_BTHWC))
         qkv_WN3C = self.to_qkv(z_WNC)
         mask = self._mask(plan, qkv_WN3C.dtype, qkv_WN3C.device)
@@ -42,8 +46,31 @@ class WindowAttention(Attention):
         out_WNC = self.attend(qkv_WN3C, mask, num_told_apart, self.to_more_kv(z_WNC))
         return plan.merge(self.to_output(out_WNC))
 
+    @contextmanager
+    def prepared(self, x: Tensor) -> Iterator[None]:
+        """Have the plan ready, and the mask: a constant while the position table is frozen."""
+        plan = self._plan(x)
+        mask = None
+        if not self.relative_position_bias_table.requires_grad:
+            kind = x.device.type
+            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
+            mask = self._mask(plan, dtype, x.device)
+        self._ready_plan, self._ready_mask = plan, mask
+        try:
+            yield
+        finally:
+            self._ready_plan = self._ready_mask = None
+
+    def _plan(self, x_BTHWC: Tensor) -> WindowPlan:
+        if self._ready_plan is not None:
+            return self._ready_plan
+        _, t, h, w, _ = x_BTHWC.shape
+        return window_plan((t, h, w), self.window, self.shift)
+
     def _mask(self, plan: WindowPlan, dtype: torch.dtype, device: torch.device) -> Tensor:
         """(1, M or W*M, N, N), added to the scores. Cached while the position table is frozen."""
+        if self._ready_mask is not None:
+            return self._ready_mask
         return self._masks.get(
             self.relative_position_bias_table,
             (plan, dtype, device),

@@ -13,6 +13,7 @@ from torch.autograd.function import once_differentiable
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.work import linear_flops
 from vpetl_ray.petl.checks import check_number
+from vpetl_ray.petl.fused import Side
 
 Scale = float | Literal["learned"]
 LEARNED: Literal["learned"] = "learned"
@@ -80,6 +81,7 @@ class Bottleneck(nn.Module):
         # On "meta" first: the constructor would draw from the global generator.
         self.down = nn.Linear(dim, d_bottle, device="meta").to_empty(device="cpu")
         self.up = nn.Linear(d_bottle, out_dim, device="meta").to_empty(device="cpu")
+        self.activation_name = activation
         self.activation = ACTIVATIONS[activation]
         self.scale = make_scale(scale, learned_start)
         bound = dim**-0.5  # He's uniform with a = sqrt(5), as AdaptFormer draws it
@@ -91,6 +93,13 @@ class Bottleneck(nn.Module):
     def hidden(self, x: Tensor) -> Tensor:
         """(..., C) to the activated bottleneck (..., D)."""
         return self.activation(self.down(x))
+
+    def as_side(self) -> Side | None:
+        """For `fused`; None where the scale is trained, which it has no gradient for."""
+        if isinstance(self.scale, Tensor):
+            return None
+        down, up = self.down, self.up
+        return Side(down.weight, down.bias, up.weight, up.bias, self.scale)
 
     def up_projection(self) -> tuple[Tensor, Tensor]:
         """Weight (O, D) and bias (O) with the scale folded in: cheaper than scaling the rows."""

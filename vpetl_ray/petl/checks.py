@@ -30,6 +30,12 @@ def check_number(
     raise VpetlError(f"{key}: must be a number{bounds}, got {value!r}")
 
 
+def check_flag(key: str, value: object) -> None:
+    """Demand true or false."""
+    if not isinstance(value, bool):
+        raise VpetlError(f"{key}: must be true or false, got {value!r}")
+
+
 def check_choice(key: str, value: object, allowed: Sequence[object]) -> None:
     """Demand that `value` is one of `allowed`; the message names the nearest."""
     if value not in allowed:

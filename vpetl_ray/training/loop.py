@@ -18,7 +18,7 @@ from vpetl_ray.petl.seeding import seeded
 from vpetl_ray.training.clips import ClipSource
 from vpetl_ray.training.evaluation import Evaluation, evaluate, evaluate_inputs
 from vpetl_ray.training.features import FeatureCache, Inputs, autocast
-from vpetl_ray.training.network import wrap_network
+from vpetl_ray.training.network import check_compiler, wrap_network
 from vpetl_ray.training.optimizer import copy_to_cpu, make_optimizer
 from vpetl_ray.training.recipe import Recipe, learning_rate_factor
 
@@ -73,7 +73,8 @@ class FineTuning:
 
     Raises:
         DataError: there is nothing to train on, or a label that the classifier has not.
-        VpetlError: a global batch is smaller than the number of workers.
+        VpetlError: a global batch is smaller than the number of workers, or what is to be compiled
+            cannot be here.
 
     """
 
@@ -116,6 +117,9 @@ class FineTuning:
         self._optimizer = make_optimizer(attached, recipe, self._learning_rate)
         self._network = wrap_network(self.model, attached.first_depth, world_size)
         self.model.set_drop_path(recipe.drop_path)
+        if recipe.compile:
+            check_compiler(self._device)
+        self.model.set_running(is_compiled=recipe.compile, is_recomputed=recipe.recompute)
 
     @property
     def done(self) -> bool:

@@ -1,8 +1,13 @@
 """The part of the model that changes, alone or shared by the workers of a group."""
 
+import os
+import shutil
+
+import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from vpetl_ray.errors import VpetlError
 from vpetl_ray.petl.method import Backbone
 
 
@@ -30,3 +35,13 @@ def wrap_network(model: Backbone, depth: int, world_size: int) -> nn.Module:
         return network
     # The backbones have no buffers, so `broadcast_buffers` (deprecated) can be left alone.
     return DistributedDataParallel(network, init_sync=False, gradient_as_bucket_view=True)
+
+
+def check_compiler(device: torch.device) -> None:
+    """Raise a VpetlError where `torch.compile` would find no C++ compiler."""
+    names = ("c++", "g++", "clang++")
+    if device.type == "cpu" and not any(map(shutil.which, (os.environ.get("CXX", ""), *names))):
+        raise VpetlError(
+            "training.compile: needs a C++ compiler on the CPU and found none of "
+            f"{', '.join(names)}; install one, name it in CXX, or set training.compile to false"
+        )

@@ -8,6 +8,7 @@ from typing import Any, Literal, Self
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.petl.checks import (
     check_choice,
+    check_flag,
     check_number,
     check_whole_number,
     describe_unknown,
@@ -49,6 +50,10 @@ class Recipe:
     """Largest norm of the gradient; by default it is left alone."""
     precision: Literal["fp32", "bf16"] = "fp32"
     """bf16 runs under autocast; what is trained stays in fp32."""
+    compile: bool = False
+    """Whether blocks are compiled: faster steps, after minutes of compiling a kind of config."""
+    recompute: bool = False
+    """Whether blocks run anew in the backward pass: less memory, slower steps."""
     eval_batch_size: int = 64
     """Clips a step when nothing is trained, a worker."""
     probe_epochs: int = 100
@@ -68,6 +73,8 @@ class Recipe:
             check_number(f"training.{name}", getattr(self, name), at_least=0)
         for name in ("momentum", "label_smoothing", "drop_path"):
             check_number(f"training.{name}", getattr(self, name), at_least=0, below=1)
+        for name in ("compile", "recompute"):
+            check_flag(f"training.{name}", getattr(self, name))
         if self.grad_clip is not None:
             check_number("training.grad_clip", self.grad_clip, above=0)
         if self.warmup_epochs >= self.epochs and self.warmup_epochs > 0:

@@ -3,8 +3,8 @@
 from dataclasses import dataclass
 from typing import ClassVar
 
-from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.own_tensors import OwnTensor
+from vpetl_ray.petl.checks import check_flag
 from vpetl_ray.petl.own_method import OwnMethod
 
 
@@ -20,8 +20,7 @@ class BitFitConfig(OwnMethod):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not isinstance(self.rel_pos, bool):
-            raise VpetlError(f"bitfit.rel_pos: must be true or false, got {self.rel_pos!r}")
+        check_flag("bitfit.rel_pos", self.rel_pos)
 
     def trains(self, tensor: OwnTensor) -> bool:
         """Biases, and position tables if they are wanted."""

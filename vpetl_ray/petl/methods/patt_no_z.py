@@ -69,6 +69,10 @@ class LearnedInputAttention(ParallelAttention):
         start = torch.empty(num_tokens, dim).normal_(generator=bottleneck["generator"])
         self.tokens = nn.Parameter(start)
 
+    def run_with(self, layer: nn.Module, z_WNC: Tensor) -> Tensor | None:
+        """Never together with the projection: what it reads is not what that reads."""
+        return None
+
     def forward(self, z_WNC: Tensor, qkv_WN3C: Tensor) -> Tensor:
         """(B*W, N, C) and (B*W, N, 3C) to (B*W, N, 3C); the first is not read."""
         num_tokens = z_WNC.shape[1]

@@ -1,0 +1,124 @@
+"""Branches run together with their layer give what they give after it."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+
+from vpetl_ray.models.arch import SwinArch, ViTArch
+from vpetl_ray.models.backbone import Backbone
+from vpetl_ray.models.build import build_model
+from vpetl_ray.petl import fused
+from vpetl_ray.petl.attach import Attached, attach
+from vpetl_ray.petl.config import PetlConfig
+from vpetl_ray.petl.methods import (
+    AdapterConfig,
+    BitFitConfig,
+    LoraConfig,
+    MethodConfig,
+    PattConfig,
+    PattNoZConfig,
+)
+
+SWIN = SwinArch(name="toy", embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=(2, 3, 3))
+VIT = ViTArch(
+    name="toy_vit",
+    embed_dim=16,
+    depths=(1, 1),
+    num_heads=2,
+    patch_size=(2, 4, 4),
+    clip_size=(4, 16, 16),
+    positions="fixed",
+    pooling="mean",
+    has_class_token=False,
+    has_key_bias=False,
+)
+ARCHS = {"swin": SWIN, "vit without a bias of keys": VIT}
+PATT = PattConfig(targets=("k", "v"), d_bottle=3)
+ADAPTER = AdapterConfig(d_bottle=5)
+CONFIGS: dict[str, tuple[MethodConfig, ...]] = {
+    "patt on k and v": (PATT,),
+    "patt on q and v, relu": (PattConfig(targets=("q", "v"), d_bottle=3, activation="relu"),),
+    "adapter": (ADAPTER,),
+    "adapter, gelu": (replace(ADAPTER, activation="gelu"),),
+    "adapter, tanh": (replace(ADAPTER, activation="tanh"),),
+    "both": (ADAPTER, PATT),
+    "a learned scale": (replace(ADAPTER, scale="learned"), replace(PATT, scale="learned")),
+    "with what changes the same output": (PATT, LoraConfig(targets=("k",), rank=2)),
+    "with branches inside of the MLP": (ADAPTER, LoraConfig(targets=("fc1", "fc2"), rank=2)),
+    "with biases that are trained": (ADAPTER, PATT, BitFitConfig()),
+    "patt without z": (PattNoZConfig(targets=("k", "v"), d_bottle=3),),
+}
+
+
+@pytest.fixture(params=ARCHS.values(), ids=ARCHS)
+def model(request: pytest.FixtureRequest) -> Backbone:
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    return build_model(request.param, 3)
+
+
+def run(attached: Attached, video: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+    """Logits and gradients."""
+    for parameter in attached.trainable.values():
+        parameter.grad = None
+    logits = attached.model(video)
+    logits.square().sum().backward()
+    return logits.detach(), {n: p.grad for n, p in attached.trainable.items() if p.grad is not None}
+
+
+def attached_off_zero(model: Backbone, *methods: MethodConfig) -> Attached:
+    attached = attach(model, PetlConfig(methods=methods), seed=0)
+    with torch.no_grad():
+        for parameter in attached.trainable.values():
+            parameter.add_(torch.randn_like(parameter) * 0.3)
+    return attached
+
+
+@pytest.mark.parametrize("methods", CONFIGS.values(), ids=CONFIGS)
+def test_outputs_and_gradients_equal_the_plain_way(
+    model: Backbone, methods: tuple[MethodConfig, ...], monkeypatch: pytest.MonkeyPatch
+):
+    attached = attached_off_zero(model, *methods)
+    video = torch.randn(2, 3, 4, 24, 24)
+    logits, grads = run(attached, video)
+    monkeypatch.setattr(fused, "_is_open", lambda *_: False)
+    expected, expected_grads = run(attached, video)
+    assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
+    assert grads.keys() == expected_grads.keys() == attached.trainable.keys()
+    for name, grad in grads.items():
+        difference = (grad - expected_grads[name]).abs().max()
+        assert difference <= 1e-5 * expected_grads[name].abs().max() + 1e-6, name
+
+
+def test_both_kinds_of_branch_take_the_short_way(model: Backbone):
+    attached = attached_off_zero(model, ADAPTER, PATT)
+    block = model.block_modules()[-1][1]
+    seen = []
+
+    def note(module: torch.nn.Module, *_: object) -> None:
+        seen.append(module)
+
+    for module in (block.attn.qkv, block.mlp):
+        module.register_forward_hook(note)
+    run(attached, torch.randn(2, 3, 4, 16, 16))
+    assert not seen, "the layers' own forwards are not needed"
+
+
+def test_autocast_takes_the_plain_way_and_gives_its_result(model: Backbone):
+    attached = attached_off_zero(model, ADAPTER, PATT)
+    video = torch.randn(2, 3, 4, 16, 16)
+    expected = run(attached, video)[0]
+    with torch.autocast("cpu", torch.bfloat16):
+        logits = run(attached, video)[0]
+    assert logits.dtype == torch.bfloat16
+    assert (logits - expected).abs().max() < 0.05 * expected.abs().max()
+
+
+def test_nothing_below_the_first_branch_gets_a_gradient(model: Backbone):
+    attached = attach(model, PetlConfig(methods=(replace(PATT, stages=(2,)),)), seed=0)
+    features = model.forward_prefix(torch.randn(2, 3, 4, 16, 16), 1).detach()
+    model.forward_suffix(features, 1).sum().backward()
+    assert features.grad is None
+    assert all(parameter.grad is not None for parameter in attached.trainable.values())
