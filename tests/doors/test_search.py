@@ -43,6 +43,14 @@ def test_a_search_leaves_a_front_its_files_and_mlflow_runs(run, spec_file, tmp_p
     assert all(m["test_top1"] is not None for m in front)
     assert pd.read_parquet(out / "front.parquet").id.tolist() == [m["id"] for m in front]
     assert (out / "front.png").stat().st_size > 10_000
+    history = pd.read_parquet(out / "history.parquet")
+    assert len(history) == 4
+    assert history.epochs.is_monotonic_increasing
+    assert history.seconds.gt(0).all()
+    written = json.loads((out / "front.json").read_text())["hypervolume"]
+    assert history.hypervolume.iloc[-1] == pytest.approx(written)
+    assert "4 trials" in json.loads((out / "importance.json").read_text())["of"]
+    assert {"history.png", "positions.png"} <= {path.name for path in out.iterdir()}
     kept = {path.stem for path in (out / "adapters").iterdir()}
     assert kept == {member["id"] for member in front}
 

@@ -74,7 +74,7 @@ def pooled_noise(members: Sequence[Scores]) -> Noise:
     """Pool the variance over seeds: with three seeds a member, its own is hardly known at all.
 
     (Of eight equal members with three seeds each, Welch's test, which uses each member's own,
-    needs gaps of 4.4 deviations where this one needs 2.3.)
+    needs gaps of 3.4 deviations where this one needs 2.2.)
     """
     degrees = sum(len(member.values) - 1 for member in members)
     if degrees == 0:
