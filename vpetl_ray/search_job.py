@@ -190,6 +190,8 @@ class SearchJob:
             start=plan.trials,
             on_record=tell_all,
             max_rejects=spec.search.max_rejects,
+            over_budget=spec.search.over_budget,
+            told=spec.search.told,
         )
 
     def _facts(self, store: ClipStore) -> SearchFacts:

@@ -31,6 +31,8 @@ class Problem:
     epochs: int
     """Of a trial that is trained to its end."""
     max_trials: int
+    num_configs: int
+    """Of the space, within the budget."""
 
 
 class OurSearch:
@@ -122,7 +124,7 @@ class _Peer:
     def _new_job(self, sample: Callable[[], Mapping[str, Value]]) -> tuple[Job, int] | None:
         if self._num == self._problem.max_trials:
             return None
-        for _ in range(500):
+        while len(self._seen) < self._problem.num_configs:
             config = _built(self._problem.space, sample())
             if config is None or config.key in self._seen:
                 continue

@@ -10,7 +10,9 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from vpetl_ray.spec.load import load_spec
-from vpetl_ray.tuning.space import Space
+from vpetl_ray.tuning.domains import Value
+from vpetl_ray.tuning.method_space import Values
+from vpetl_ray.tuning.space import Space, TrialConfig
 
 FOLDER = Path(__file__).parent
 SPEC = FOLDER / "space.yaml"
@@ -52,8 +54,28 @@ def read_table() -> Mapping[str, tuple[Curve, ...]]:
     return curves
 
 
-def tabulated_space() -> Space:
+class RememberedSpace(Space):
+    """Builds and counts each config once: thousands of simulated searches build the same ones."""
+
+    def __init__(self, space: Space) -> None:
+        super().__init__(arch=space.arch, num_classes=space.num_classes, tree=space.domains)
+        self._built: dict[tuple[tuple[str, Value], ...], TrialConfig] = {}
+        self._counts: dict[str, int] = {}
+
+    def build(self, values: Values) -> TrialConfig:
+        written = tuple(sorted(values.items()))
+        if written not in self._built:
+            self._built[written] = super().build(values)
+        return self._built[written]
+
+    def count(self, config: TrialConfig) -> int:
+        if config.key not in self._counts:
+            self._counts[config.key] = super().count(config)
+        return self._counts[config.key]
+
+
+def tabulated_space() -> RememberedSpace:
     """The space whose every config is in the table."""
     from vpetl_ray.data.demo import demo_classes  # noqa: PLC0415 - slow, and not needed by all
 
-    return load_spec(SPEC).space(len(demo_classes()))
+    return RememberedSpace(load_spec(SPEC).space(len(demo_classes())))

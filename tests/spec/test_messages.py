@@ -136,8 +136,8 @@ def test_three_mistakes_in_one_file(mistakes):
         ),
         pytest.param(
             patt() + "search: fast\n",
-            "x.yaml:11: search: must be a section with keys such as trials, sampler, start, only, "
-            "halving, test, max_minutes, max_rejects; got 'fast'",
+            "x.yaml:11: search: must be a section with keys such as trials, sampler, over_budget, "
+            "start, only, told, halving, test, max_minutes, max_rejects; got 'fast'",
             id="word for a section",
         ),
         pytest.param(

@@ -33,7 +33,7 @@ def small_space(*, continuous: bool = True) -> Space:
 
 
 def open_study(
-    path: Path, records: list[TrialRecord] | None = None, **changes: object
+    path: Path | None, records: list[TrialRecord] | None = None, **changes: object
 ) -> BudgetedStudy:
     settings: dict[str, object] = {
         "space": small_space(),

@@ -59,8 +59,11 @@ class PetlConfig:
 
     def key(self, arch: Arch) -> str:
         """16 hexadecimal digits that are equal exactly if the same thing is built."""
-        what = {"arch": arch.name, **self.canonical(arch).to_dict()}
-        text = json.dumps(what, sort_keys=True)
+        return self.canonical(arch).key_as_written(arch)
+
+    def key_as_written(self, arch: Arch) -> str:
+        """Return the `key` of what is canonical already, for callers that make thousands."""
+        text = json.dumps({"arch": arch.name, **self.to_dict()}, sort_keys=True)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:

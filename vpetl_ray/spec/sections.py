@@ -18,8 +18,10 @@ from vpetl_ray.spec.leaves import Given, Searched
 from vpetl_ray.spec.section import Section
 from vpetl_ray.spec.special_kinds import Budget, StartList, TrackingUri
 from vpetl_ray.training.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
+from vpetl_ray.tuning.budgeted_study import OVER_BUDGET, OverBudget
 from vpetl_ray.tuning.domains import Domain, Fixed
 from vpetl_ray.tuning.halving import VARIANTS, Variant
+from vpetl_ray.tuning.optuna_sampler import TOLD, Told
 from vpetl_ray.tuning.samplers import SAMPLERS
 from vpetl_ray.tuning.start import START_CONFIGS
 
@@ -215,8 +217,14 @@ class SearchSection(Section):
     )
     sampler: Annotated[str, Given(Word(options=tuple(SAMPLERS)))] = Field(
         default="tpe",
-        description="Who proposes configs. grid: every config of the space. list: exactly those "
-        "of start, in their order.",
+        description="Who proposes configs. ehvi: by expected hypervolume improvement for the "
+        "training time, with the parameters known. grid: every config of the space. list: exactly "
+        "those of start, in their order.",
+    )
+    over_budget: Annotated[OverBudget, Given(Word(options=OVER_BUDGET))] = Field(
+        default="repair",
+        description="What becomes of a proposal over the budget: its widths are shrunk until it "
+        "fits, or another one is asked for.",
     )
     start: Annotated[tuple[Any, ...], Given(StartList())] = Field(
         default=tuple(START_CONFIGS),
@@ -227,6 +235,12 @@ class SearchSection(Section):
     only: Annotated[
         tuple[str, ...] | None, Given(Several(item=Text(what="a name"), nullable=True))
     ] = Field(default=None, description="Of a list: train these alone, by name; null: all.")
+    told: Annotated[Told, Given(Word(options=TOLD))] = Field(
+        default="extrapolated",
+        description="What Optuna's samplers are told of a trial that halving has not trained to "
+        "its end: the final accuracy that its early one predicts; its rung's; that it was pruned; "
+        "or each rung's in a model of its own.",
+    )
     halving: HalvingSection | None = Field(
         default=None,
         description="Stop the worst trials early; null: train each to its end.",

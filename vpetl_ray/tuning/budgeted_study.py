@@ -282,12 +282,8 @@ class BudgetedStudy:
         return proposal
 
     def _add(self, values: Values | None, params: int) -> int:
-        return self._file.add(
-            {} if values is None else self._space.params_for(values),
-            self._space.distributions,
-            values=None if values is None else self._space.to_json(values),
-            excess=self._excess(params),
-        )
+        stored = None if values is None else self._space.to_json(values)
+        return self._file.add(stored, self._excess(params))
 
     def _excess(self, params: int) -> float:
         # Relative, so that the constraint's scale does not depend on the backbone.

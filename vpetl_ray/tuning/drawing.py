@@ -7,7 +7,7 @@ import random
 
 from vpetl_ray.tuning.domains import Choice, Domain, Fixed, FloatRange, IntRange, Subset, Value
 from vpetl_ray.tuning.method_space import Values
-from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig
+from vpetl_ray.tuning.space import Space, TrialConfig
 
 _STEP = 0.15  # of a range, standard deviation of a neighbour
 
@@ -102,20 +102,6 @@ SIZES = frozenset({"d_bottle", "rank", "num_tokens", "d_middle"})
 def is_size(path: str) -> bool:
     """Whether a path of a space is a method's size, of all stages or of one."""
     return not SIZES.isdisjoint(path.split("."))
-
-
-def build_within(space: Space, values: Values, budget: int) -> tuple[TrialConfig, int] | None:
-    """Build a config and count it; None where it trains nothing or stays above the budget."""
-    try:
-        config: TrialConfig | None = space.build(values)
-    except NothingToTrain:
-        return None
-    assert config is not None
-    params = space.count(config)
-    if params > budget:
-        config = repair(space, config.values, budget)
-        params = space.count(config) if config else 0
-    return (config, params) if config else None
 
 
 def _at(domain: IntRange | FloatRange, place: float) -> Value:

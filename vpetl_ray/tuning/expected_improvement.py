@@ -21,12 +21,12 @@ from numpy.typing import NDArray
 from scipy.stats import norm
 
 from vpetl_ray.results.ranking import ranking
-from vpetl_ray.tuning.beliefs import Belief, Beliefs
+from vpetl_ray.tuning.beliefs import NOISE_SD, Belief, Beliefs
 from vpetl_ray.tuning.config_vectors import ConfigVectors
-from vpetl_ray.tuning.drawing import build_within, draw, mutate
+from vpetl_ray.tuning.drawing import draw, mutate
 from vpetl_ray.tuning.gaussian_process import GaussianProcess
 from vpetl_ray.tuning.method_space import Values
-from vpetl_ray.tuning.space import Space
+from vpetl_ray.tuning.space import NothingToTrain, Space
 from vpetl_ray.tuning.space_size import summarise
 
 Array = NDArray[np.float64]
@@ -39,7 +39,7 @@ MAX_LISTED = 1024
 """Largest space of which every config is looked at."""
 POOL = 512
 """Candidates that are kept from one proposal to the next."""
-NUM_NEW = 24
+NUM_NEW = 8
 """Candidates that are new at each proposal, of a space that is too large to list."""
 _ROOM = 0.05  # of the axis, beyond the budget: else the largest config would gain nothing
 _GROWTH = 1.15  # of the trials, after which the hyperparameters are searched again
@@ -92,7 +92,7 @@ class ExpectedImprovementSampler:
         if len(seen) < NUM_FIRST or len({self._target(belief)[0] for belief in seen}) < 3:
             best = self._most_apart()
         else:
-            gain_M = self._gains(seen)
+            gain_M = self._best_gains()
             order = np.argsort(-gain_M, kind="stable")
             self._pool = [self._pool[index] for index in order[:POOL]]
             best = self._pool[0]
@@ -140,10 +140,13 @@ class ExpectedImprovementSampler:
 
     def _add(self, values: Values) -> None:
         assert self._pool is not None
-        built = build_within(self._space, values, self._budget)
-        if built is None or built[0].key in self._known:
+        try:
+            config = self._space.build(values)
+        except NothingToTrain:
             return
-        config, params = built
+        params = self._space.count(config)
+        if params > self._budget or config.key in self._known:
+            return
         if any(candidate.key == config.key for candidate in self._pool):
             return
         vector = self._vectors.vector(config.values, params)
@@ -168,9 +171,21 @@ class ExpectedImprovementSampler:
         assert prediction is not None
         return prediction.mean, prediction.sd
 
-    def _gains(self, seen: list[Belief]) -> Array:
-        """Expected gain of hypervolume of every candidate, (M,), for its time."""
+    def _best_gains(self) -> Array:
+        """Expected gain of hypervolume of every candidate of the pool, (M,), for its time."""
         assert self._pool is not None
+        known = self._condition()
+        known_ND = np.array([self._known_vectors[number] for number in known])
+        at_known_N, _ = self._model.predict(known_ND)
+        pool_MD = np.array([candidate.vector for candidate in self._pool])
+        mean_M, sd_M = self._model.predict(pool_MD)
+        floor = float(at_known_N.min())
+        gain_M = expected_gain(pool_MD[:, -1], mean_M, sd_M, known_ND[:, -1], at_known_N, floor)
+        return gain_M / self._seconds(pool_MD) ** self._cost_power
+
+    def _condition(self) -> list[int]:
+        """Fit the model to what is believed now; return the trials in it, what runs included."""
+        seen = [belief for belief in self._beliefs if belief.curve]
         targets_N2 = np.array([self._target(belief) for belief in seen])
         if len(seen) > MAX_POINTS:
             sizes_N = np.array([np.log10(max(belief.params, 1)) for belief in seen])
@@ -188,18 +203,14 @@ class ExpectedImprovementSampler:
             believed_R, _ = self._model.predict(more_RD)
             x_ND = np.vstack([x_ND, more_RD])
             targets_N = np.concatenate([targets_N2[:, 0], believed_R])
-            noise_N = np.concatenate([targets_N2[:, 1] ** 2, np.full(len(running), 1.0)])
+            noise_N = np.concatenate([targets_N2[:, 1] ** 2, np.full(len(running), NOISE_SD**2)])
             self._model.fit(x_ND, targets_N, noise_N, search=False)
-        at_known_N, _ = self._model.predict(x_ND)
-        pool_MD = np.array([candidate.vector for candidate in self._pool])
-        mean_M, sd_M = self._model.predict(pool_MD)
-        floor = float(at_known_N.min())
-        gain_M = expected_gain(pool_MD[:, -1], mean_M, sd_M, x_ND[:, -1], at_known_N, floor)
-        return gain_M / self._seconds(seen, pool_MD) ** self._cost_power
+        return [belief.number for belief in (*seen, *running)]
 
-    def _seconds(self, seen: list[Belief], pool_MD: Array) -> Array:
+    def _seconds(self, pool_MD: Array) -> Array:
         """Predict seconds an epoch, (M,), by ridge regression of their logarithm."""
-        timed = [b for b in seen if b.seconds > 0 and b.epoch and not b.config.is_probe]
+        timed = [b for b in self._beliefs if b.seconds > 0 and not b.config.is_probe]
+        timed = timed[-MAX_POINTS:]
         if self._cost_power == 0.0 or len(timed) < NUM_FIRST:
             return np.ones(len(pool_MD))
         logs_N = np.log([belief.seconds / belief.epoch for belief in timed])

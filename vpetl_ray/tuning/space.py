@@ -258,7 +258,7 @@ class Space:
 
     def _key(self, petl: PetlConfig, active: Values) -> str:
         training = {p: v for p, v in active.items() if p.startswith("training.")}
-        text = json.dumps([petl.key(self.arch), sorted(training.items())])
+        text = json.dumps([petl.key_as_written(self.arch), sorted(training.items())])
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def _classifier_options(self, *, is_probe: bool) -> list[Value]:

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import optuna
-from optuna.distributions import BaseDistribution
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy import event
@@ -90,19 +89,13 @@ class StudyFile:
         trial = self._study.ask()
         return trial, trial.user_attrs.get(_NAME)
 
-    def add(
-        self,
-        params: Mapping[str, Any],
-        distributions: Mapping[str, BaseDistribution],
-        *,
-        values: Mapping[str, Any] | None,
-        excess: float,
-    ) -> int:
-        """Add an open row, all at once: asked for, Optuna would write each param by itself.
+    def add(self, values: Mapping[str, Any] | None, excess: float) -> int:
+        """Add an open row.
+
+        Its values are one attribute of it, and no Optuna params: those are written with three
+        queries each, which is more than all the rest that a trial costs the driver.
 
         Args:
-            params: Optuna's.
-            distributions: of those params, at least.
             values: as JSON.
             excess: over the budget, as a share of it; below 0 within it.
 
@@ -112,8 +105,6 @@ class StudyFile:
         self._study.add_trial(
             create_trial(
                 state=OptunaState.RUNNING,
-                params=dict(params),
-                distributions={name: distributions[name] for name in params},
                 user_attrs={_VALUES: dict(values)} if values is not None else {},
                 constraints={_BUDGET: excess},
             )

@@ -1,0 +1,147 @@
+"""Our own sampler: its gain is exact, its model fits, and it finds what random draws do not."""
+
+import random
+
+import numpy as np
+import pytest
+
+from tests.tuning.test_budgeted_study import BUDGET, finished, open_study
+from vpetl_ray.models.arch import get_arch
+from vpetl_ray.results.front import hypervolume
+from vpetl_ray.tuning.config_vectors import ConfigVectors
+from vpetl_ray.tuning.domains import Choice, FloatRange, Subset
+from vpetl_ray.tuning.expected_improvement import expected_gain
+from vpetl_ray.tuning.gaussian_process import GaussianProcess
+from vpetl_ray.tuning.space import Space
+
+
+def test_expected_gain_is_the_mean_gain_of_hypervolume():
+    rng = np.random.default_rng(0)
+    size_N, top1_N = rng.random(12), 50.0 + 40.0 * rng.random(12)
+    size_M, mean_M, sd_M = rng.random(6), 60.0 + 30.0 * rng.random(6), 1.0 + 8.0 * rng.random(6)
+    floor = float(top1_N.min())
+    reference = [max(1.0, size_N[_front(size_N, top1_N)].max()) + 0.05, -floor]
+    known_N2 = np.column_stack([size_N, -top1_N])
+    before = hypervolume(known_N2, reference)
+    gains = []
+    for size, mean, sd in zip(size_M, mean_M, sd_M, strict=True):
+        drawn = rng.normal(mean, sd, size=4000)
+        after = [hypervolume([*known_N2, [size, -top1]], reference) for top1 in drawn]
+        gains.append(np.mean(after) - before)
+    exact_M = expected_gain(size_M, mean_M, sd_M, size_N, top1_N, floor)
+    np.testing.assert_allclose(exact_M, gains, rtol=0.08, atol=0.02)
+
+
+def _front(size_N, top1_N):
+    return [
+        i for i in range(len(size_N)) if not ((size_N <= size_N[i]) & (top1_N > top1_N[i])).any()
+    ]
+
+
+def test_the_gradient_of_the_process_is_that_of_its_loss():
+    rng = np.random.default_rng(0)
+    x_ND = rng.random((15, 3))
+    model = GaussianProcess(3)
+    model.fit(x_ND, x_ND[:, 0] + rng.normal(0, 0.1, 15), np.full(15, 0.01), search=False)
+    squared_DNN = (x_ND.T[:, :, None] - x_ND.T[:, None, :]) ** 2
+    at = rng.normal(0, 0.5, 5)
+    _, gradient = model._loss(at, squared_DNN)
+    for i, step in enumerate(1e-5 * np.eye(5)):
+        slope = (
+            model._loss(at + step, squared_DNN)[0] - model._loss(at - step, squared_DNN)[0]
+        ) / 2e-5
+        assert gradient[i] == pytest.approx(slope, rel=1e-4, abs=1e-5)
+
+
+def test_the_process_finds_the_inputs_that_matter_and_trusts_noisy_points_less():
+    rng = np.random.default_rng(1)
+    x_ND = rng.random((60, 6))
+    truth = lambda x: 80.0 + 10.0 * np.sin(4.0 * x[:, 2])  # noqa: E731
+    y_N, variance_N = truth(x_ND), np.zeros(60)
+    y_N[::3] += 30.0  # told with the noise that they have
+    variance_N[::3] = 30.0**2
+    model = GaussianProcess(6)
+    model.fit(x_ND, y_N, variance_N, search=True)
+    new_MD = rng.random((100, 6))
+    mean_M, sd_M = model.predict(new_MD)
+    error_M = mean_M - truth(new_MD)
+    assert np.sqrt((error_M**2).mean()) < 1.5
+    assert np.mean(np.abs(error_M) < 2.5 * sd_M) > 0.85
+
+
+def test_a_method_that_is_off_is_next_to_its_narrowest_bottleneck():
+    space = Space(
+        arch=get_arch("swin3d_nano"),
+        num_classes=12,
+        tree={
+            "petl.patt.targets": ("k", "v"),
+            "petl.patt.d_bottle": 8,
+            "petl.adapter.enabled": Choice(options=(False, True)),
+            "petl.adapter.d_bottle": Choice(options=(2, 8, 64)),
+            "petl.adapter.stages": Subset(items=(1, 2, 3), min_size=1),
+            "training.optimizer": "adamw",
+            "training.learning_rate": FloatRange(low=1e-3, high=1e-1, log=True),
+            "training.epochs": 2,
+            "training.batch_size": 8,
+        },
+    )
+    vectors = ConfigVectors(space, (1_000, 100_000))
+    base = {"training.learning_rate": 1e-2}
+    on = {**base, "petl.adapter.enabled": True, "petl.adapter.stages": (1, 3)}
+    off = vectors.vector({**base, "petl.adapter.enabled": False}, 1_000)
+    narrow = vectors.vector({**on, "petl.adapter.d_bottle": 2}, 1_000)
+    wide = vectors.vector({**on, "petl.adapter.d_bottle": 64}, 1_000)
+    assert len(off) == len(wide) == vectors.num_inputs
+    assert np.abs(off - narrow).sum() < np.abs(off - wide).sum()
+    assert ((wide >= 0) & (wide <= 1)).all()
+
+
+def _accuracy(proposal) -> float:
+    """Width and rate matter, and the rate that is best falls as the width grows."""
+    if proposal.config.is_probe:
+        return 40.0
+    rate = np.log10(proposal.config.recipe.learning_rate)
+    size = np.log10(proposal.trainable_params)
+    return 20.0 + 15.0 * size - 12.0 * (rate + 1.2 + 0.4 * (size - 3.0)) ** 2
+
+
+def _hypervolume(study) -> float:
+    costs = [(np.log10(r.trainable_params), -r.top1) for r in study.records if r.top1]
+    return hypervolume(costs, (np.log10(BUDGET), -40.0))
+
+
+def test_it_finds_a_better_front_than_random_draws(tmp_path):
+    found = {}
+    for sampler in ("ehvi", "random"):
+        volumes = []
+        for seed in (0, 1, 2):
+            study = open_study(None, sampler=sampler, seed=seed)
+            for _ in range(24):
+                proposal = study.ask()
+                study.tell(finished(proposal, top1=_accuracy(proposal)))
+            volumes.append(_hypervolume(study))
+        found[sampler] = volumes
+    assert min(found["ehvi"]) > max(found["random"])
+
+
+def test_what_runs_already_is_not_proposed_beside_it(tmp_path):
+    study = open_study(None, sampler="ehvi")
+    for _ in range(12):
+        proposal = study.ask()
+        study.tell(finished(proposal, top1=_accuracy(proposal)))
+    together = [study.ask() for _ in range(4)]
+    sizes = {proposal.trainable_params for proposal in together}
+    rates = sorted(np.log10(p.config.recipe.learning_rate) for p in together)
+    assert len({p.config.key for p in together}) == 4
+    assert len(sizes) > 1 or rates[-1] - rates[0] > 0.05, "four times nearly the same config"
+
+
+def test_the_last_config_of_a_small_space_is_found_too(tmp_path):
+    from tests.tuning.test_budgeted_study import small_space  # noqa: PLC0415
+
+    study = open_study(None, sampler="ehvi", space=small_space(continuous=False))
+    keys, rng = [], random.Random(0)
+    while (proposal := study.ask()) is not None:
+        keys.append(proposal.config.key)
+        study.tell(finished(proposal, top1=rng.uniform(40, 90)))
+    assert len(keys) == len(set(keys)) == 15
