@@ -159,6 +159,15 @@ class TrainingSection(Section):
     precision: Annotated[Domain, Searched(Word(options=PRECISIONS))] = Field(
         default=Fixed(value="fp32"), description="fp32, or bf16 under autocast."
     )
+    compile: Annotated[bool, Given(Flag())] = Field(
+        default=False,
+        description="Compile the blocks: faster steps, after minutes for each new structure of a "
+        "config. For large backbones and long trials; needs a C++ compiler on CPU.",
+    )
+    recompute: Annotated[bool, Given(Flag())] = Field(
+        default=False,
+        description="Run blocks anew in the backward pass: less memory, slower steps.",
+    )
     eval_batch_size: Annotated[int, Given(Whole(low=1, high=65_536))] = Field(
         default=64, description="Clips a step where nothing is trained, a worker."
     )
