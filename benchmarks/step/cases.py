@@ -10,6 +10,7 @@ import torch
 from benchmarks.step.measure import Step, make_step
 from benchmarks.step.peers import make_pair, trainable_by_our_name
 from vpetl_ray.models.arch import get_arch
+from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.petl.attach import Attached
 from vpetl_ray.training.network import wrap_network
 from vpetl_ray.training.optimizer import make_optimizer
@@ -138,5 +139,18 @@ def make_contest(case: Case, device: torch.device, *, with_compiled: bool) -> Co
 
     steps = {"ours": ours(network), "peer": peers(peer)}
     if with_compiled:
+        steps["ours compiled"] = _compiled(attached.model, steps["ours"])
         steps["peer compiled"] = peers(torch.compile(peer, dynamic=False))
     return Contest(case=case, attached=attached, peer=peer, steps=steps)
+
+
+def _compiled(model: Backbone, eager: Step) -> Step:
+    """Ours as `training.compile` runs it."""
+
+    def step() -> torch.Tensor:
+        model.set_running(is_compiled=True, is_recomputed=False)
+        loss = eager()
+        model.set_running(is_compiled=False, is_recomputed=False)
+        return loss
+
+    return step
