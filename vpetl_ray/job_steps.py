@@ -76,8 +76,15 @@ def prepare_clips(
     return store
 
 
-def setup_groups(spec: SearchSpec, store: ClipStore) -> GroupSetup:
+def setup_groups(
+    spec: SearchSpec, store: ClipStore, *, measured: tuple[str, ...] = ()
+) -> GroupSetup:
     """Read the backbone's weights for the worker groups.
+
+    Args:
+        spec: of the search.
+        store: the clips.
+        measured: objectives that they measure of every trial.
 
     Raises:
         CheckpointError: they are not this architecture's.
@@ -88,6 +95,7 @@ def setup_groups(spec: SearchSpec, store: ClipStore) -> GroupSetup:
         clip_store=str(store.path),
         view=spec.data_config().view_spec(),
         seed=spec.seed,
+        measured=measured,
     )
     return fine_tuning_groups(setup, weights)
 

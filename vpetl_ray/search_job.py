@@ -23,6 +23,7 @@ from vpetl_ray.models.arch import count_backbone
 from vpetl_ray.results.environment import environment_facts
 from vpetl_ray.results.front import front_of
 from vpetl_ray.results.front_facts import FrontFacts
+from vpetl_ray.results.objectives import Known, references
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.results.search_files import SearchFacts, SearchFiles
 from vpetl_ray.results.tracking import RunStatus, Tracker, TrackingInfo, TrackingReport
@@ -30,6 +31,7 @@ from vpetl_ray.results_folder import CHECKPOINT_FOLDER, STUDY_FILE, claimed
 from vpetl_ray.spec.search_spec import SearchSpec, spaced
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
 from vpetl_ray.tuning.cluster import GroupPlan
+from vpetl_ray.tuning.cost_counter import CostCounter
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.run import TestedTrials, TrialsEnd, measure_test, run_trials
 from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
@@ -98,7 +100,8 @@ class SearchJob:
             videos = list_videos(data, self._display)
             self._spec.check_budget(len(videos.classes))
             store = prepare_clips(data, self._display, videos=videos, address=self._address)
-            setup = setup_groups(self._spec, store)
+            measured = self._spec.costs(Known.MEASURED)
+            setup = setup_groups(self._spec, store, measured=measured)
             self._display.stage("starting Ray")
             plan = connect(stack, self._spec, self._address)
             stack.enter_context(claimed(self._directory, self._spec))
@@ -113,7 +116,8 @@ class SearchJob:
         dispatcher = start_dispatcher()
         stack.callback(start_groups(setup, plan, dispatcher).close)
         observers: list[SearchObserver] = [self._display]
-        study = self._open_study(num_classes, observers)
+        counter = self._counter(store)
+        study = self._open_study(num_classes, observers, counter)
         num_trials = self._spec.num_trials(num_classes)
         self._display.begin(study.records, plan.num_groups, num_trials)
         tracker = Tracker(self._tracking_info(study, store), warn=self._display.note)
@@ -121,7 +125,7 @@ class SearchJob:
         files = SearchFiles(
             self._directory,
             columns=study.columns,
-            facts=self._facts(store),
+            facts=self._facts(store, counter),
             tracker=tracker,
             records=study.records,
             keeps_all=self._spec.search.test == "all",
@@ -171,7 +175,20 @@ class SearchJob:
             last_failure=failures[-1] if failures else None,
         )
 
-    def _open_study(self, num_classes: int, observers: list[SearchObserver]) -> BudgetedStudy:
+    def _counter(self, store: ClipStore) -> CostCounter:
+        data = self._spec.data_config()
+        size = data.view_spec().size
+        return CostCounter(
+            self._spec.costs(),
+            arch=self._spec.arch,
+            classes=store.classes,
+            clip=(data.clip_spec().frames, size, size),
+            seed=self._spec.seed,
+        )
+
+    def _open_study(
+        self, num_classes: int, observers: list[SearchObserver], counter: CostCounter
+    ) -> BudgetedStudy:
         spec = self._spec
 
         def tell_all(record: TrialRecord) -> None:
@@ -192,9 +209,11 @@ class SearchJob:
             max_rejects=spec.search.max_rejects,
             over_budget=spec.search.over_budget,
             told=spec.search.told,
+            costs=spec.costs(),
+            count_costs=counter,
         )
 
-    def _facts(self, store: ClipStore) -> SearchFacts:
+    def _facts(self, store: ClipStore, counter: CostCounter) -> SearchFacts:
         spec, num_classes = self._spec, len(store.classes)
         summary = spec.space(num_classes).summary()
         return SearchFacts(
@@ -202,6 +221,11 @@ class SearchJob:
             backbone=spec.arch.name,
             backbone_params=count_backbone(spec.arch),
             budget=spec.given_budget,
+            references=references(
+                spec.costs(),
+                backbone_params=count_backbone(spec.arch),
+                backbone_flops=counter.backbone_flops,
+            ),
             intro=(
                 f"Search **{spec.name}**: where and how to adapt a frozen {spec.arch.name} "
                 f"({spaced(count_backbone(spec.arch))} parameters) to {spec.data.source} data with "
@@ -228,9 +252,11 @@ class SearchJob:
                 "sampler": spec.search.sampler,
                 "trials": spec.num_trials(num_classes),
                 "seed": spec.seed,
+                **({"objectives": ", ".join(spec.objectives)} if spec.costs() else {}),
                 "space": spec.space(num_classes).summary().size_text,
             },
             columns=_telling(spec.space(num_classes)),
             environment=environment_facts(),
-            description=self._facts(store).intro,
+            description=self._facts(store, self._counter(store)).intro,
+            costs=spec.costs(),
         )

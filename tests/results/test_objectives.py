@@ -147,6 +147,6 @@ def test_names_say_when_they_are_known() -> None:
 
 
 def test_costs_are_short_where_they_are_shown() -> None:
-    assert cost_label("forward_flops", 47_975_424) == "48M"
+    assert cost_label("forward_flops", 47_975_424) == "47.98M"
     assert cost_label("latency_ms", 3.14159) == "3.14"
     assert cost_label("latency_ms", None) == "-"

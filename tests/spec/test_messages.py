@@ -186,8 +186,27 @@ def test_three_mistakes_in_one_file(mistakes):
         ),
         pytest.param(
             patt() + "objectives: [top1, latency]\n",
-            "x.yaml:11: objectives: 'latency' is not one of top1, trainable_params",
+            "x.yaml:11: objectives: 'latency' is not one of top1, trainable_params, adapter_bytes, "
+            "forward_flops, latency_ms, peak_memory_mb, train_seconds; did you mean 'latency_ms'?",
             id="unknown objective",
+        ),
+        pytest.param(
+            patt() + "objectives: [top1, trainable_params, latency_ms, latency_ms]\n",
+            "x.yaml:11: objectives: 'latency_ms' is listed twice",
+            id="repeated objective",
+        ),
+        pytest.param(
+            patt() + "objectives: [top1, latency_ms]\n",
+            "x.yaml:11: objectives: trainable_params is missing; must be a list of top1 and "
+            "trainable_params, and any of adapter_bytes, forward_flops, latency_ms, "
+            "peak_memory_mb, train_seconds",
+            id="objective that is always one",
+        ),
+        pytest.param(
+            patt() + "objectives: [top1, trainable_params, latency_ms]\nsearch: {sampler: ehvi}\n",
+            "x.yaml:12: search.sampler: ehvi weighs top1 against trainable_params alone; with "
+            "further objectives use one of tpe, random, nsga2, gp, grid, list",
+            id="sampler of two objectives",
         ),
         pytest.param(
             patt() + "resources: {workers_per_group: 16}\n",

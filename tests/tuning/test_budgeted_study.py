@@ -6,11 +6,11 @@ import optuna
 import pytest
 
 from vpetl_ray.models.arch import get_arch
-from vpetl_ray.results.records import TrialRecord, TrialState
+from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.tuning.budgeted_study import OVER_BUDGET, BudgetedStudy, Proposal
 from vpetl_ray.tuning.domains import Choice, FloatRange, Subset
-from vpetl_ray.tuning.samplers import QUEUED, SAMPLERS
-from vpetl_ray.tuning.space import Space
+from vpetl_ray.tuning.samplers import QUEUED, SAMPLERS, TWO_OBJECTIVES
+from vpetl_ray.tuning.space import Space, TrialConfig
 from vpetl_ray.tuning.start import StartTrial, num_queued, own_values
 
 BUDGET = 20_000
@@ -228,3 +228,70 @@ def test_a_whole_grid_is_every_config_within_the_budget_once(tmp_path):
     assert len(keys) == len(set(keys)) == num_queued(space, start, "grid", budget=BUDGET)
     assert set(keys) == within
     assert keys[0] == space.build(start[0].values).key
+
+
+FURTHER = ("adapter_bytes", "latency_ms", "train_seconds")
+
+
+def counted(trial_id: str, config: TrialConfig) -> dict[str, float]:
+    return {"adapter_bytes": 1000.0 + len(trial_id)}
+
+
+def trained(study: BudgetedStudy, proposal: Proposal) -> TrialRecord:
+    top1 = 40.0 + proposal.number % 7
+    costs = {**proposal.costs, "latency_ms": 2.0 + proposal.number % 3, "train_seconds": 8.0}
+    curve = tuple(EpochRow(epoch=epoch, top1=top1, seconds=4.0) for epoch in (1, 2))
+    study.observe(proposal.number, curve[:1], {**costs, "train_seconds": 4.0})
+    return finished(proposal, top1, curve=curve, costs=costs)
+
+
+@pytest.mark.parametrize("sampler", [s for s in SAMPLERS if s not in TWO_OBJECTIVES])
+def test_every_sampler_takes_further_objectives_and_goes_on(tmp_path: Path, sampler: str):
+    settings = {
+        "sampler": sampler,
+        "costs": FURTHER,
+        "count_costs": counted,
+        "start": [("one", {"petl.patt.targets": ("k",), "petl.patt.d_bottle": 8})]
+        if sampler == "list"
+        else [],
+        "space": small_space(continuous=sampler not in QUEUED),
+        "over_budget": "reject",
+        "budget": 5_000,
+    }
+    study = open_study(tmp_path / "study.db", **settings)
+    for _ in range(12):
+        proposal = study.ask()
+        if proposal is None:
+            break
+        study.tell(trained(study, proposal))
+    kept = [record for record in study.records if record.state is TrialState.COMPLETE]
+    assert kept
+    assert all(set(record.costs) == set(FURTHER) for record in kept)
+    assert all("adapter_bytes" in record.costs for record in study.records if record.config)
+    again = open_study(tmp_path / "study.db", **settings)
+    assert again.records == study.records
+    if sampler not in QUEUED:
+        assert again.ask() is not None
+
+
+def test_what_was_measured_of_an_unfinished_trial_is_kept(tmp_path: Path):
+    settings = {"costs": FURTHER, "count_costs": counted, "sampler": "tpe"}
+    study = open_study(tmp_path / "study.db", **settings)
+    proposal = study.ask()
+    assert proposal is not None
+    assert proposal.costs == {"adapter_bytes": 1005.0}
+    curve = [EpochRow(epoch=1, top1=30.0, seconds=4.0)]
+    study.keep_curve(proposal.number, curve, {**proposal.costs, "latency_ms": 3.5})
+    again = open_study(tmp_path / "study.db", **settings).ask()
+    assert again is not None
+    assert again.costs == {"adapter_bytes": 1005.0, "latency_ms": 3.5}
+
+
+def test_the_file_has_a_direction_for_every_objective(tmp_path: Path):
+    study = open_study(tmp_path / "study.db", costs=FURTHER, count_costs=counted)
+    proposal = study.ask()
+    assert proposal is not None
+    study.tell(trained(study, proposal))
+    stored = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'study.db'}")
+    assert len(stored.directions) == 5
+    assert stored.trials[0].values[2:] == [1005.0, 2.0, 8.0]

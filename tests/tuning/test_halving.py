@@ -134,3 +134,21 @@ def test_a_search_that_goes_on_promotes_what_it_would_have(trials: list[Trial]):
 def test_rungs_must_ascend_from_one(rungs):
     with pytest.raises(ValueError, match="ascending epochs"):
         Halving(rungs)
+
+
+def test_a_trial_that_is_best_in_a_further_objective_is_among_the_best():
+    halving = Halving([1], eta=2)
+    for name, params, top1, latency in [
+        ("cheap", 10, 60.0, 2.0),
+        ("beaten", 100, 50.0, 3.0),
+        ("fast", 200, 40.0, 1.0),
+        ("beaten twice", 300, 30.0, 3.0),
+    ]:
+        halving.report(name, epoch=1, params=params, top1=top1, costs=(latency,))
+    assert sorted(promotions(halving)) == ["cheap", "fast"]
+
+
+def test_further_objectives_are_restored_by_epoch():
+    halving = Halving([1, 3])
+    halving.restore("a", 10, {1: 20.0, 2: 30.0}, {1: (5.0,), 2: (10.0,)})
+    assert [entry.costs for entry in halving.entries()[1]] == [(5.0,)]

@@ -108,6 +108,24 @@ def test_a_trial_reports_each_epoch_and_ends_with_its_adapter_file(runner, group
     assert load_adapter(path, model).config == WIDE
 
 
+def test_a_trial_is_measured_with_its_first_epoch_and_not_again(runner, groups):
+    plain, result = train(runner, WIDE)
+    measured = replace(groups.payload, measured=("latency_ms", "peak_memory_mb"))
+    other = groups.make_runner(measured, runner._context)
+    outputs, measured_result = train(other, WIDE)
+    first = outputs[0][1]
+    assert first.pop("latency_ms") > 0
+    assert first.pop("peak_memory_mb") > 0
+    assert outputs == plain
+    assert tensors(measured_result) == tensors(result)
+    other.start(make_task("t0001", config(WIDE)))
+    other.run_epoch()
+    state = other.state()
+    other.close()
+    rest, _ = train(other, WIDE, start_state=state)
+    assert rest == plain[1:]
+
+
 def test_a_trial_goes_on_in_another_worker_as_if_nothing_had_happened(runner, groups):
     whole, result = train(runner, WIDE)
     runner.start(make_task("t0001", config(WIDE)))

@@ -22,22 +22,25 @@ _LONG_FIELDS |= {"kernel", "depth", "way", "rel_pos"}
 _SKIPPED_VALUES = {"parallel", "all", "3x1x1", "deep", "prepend"}
 
 
-def count_label(count: float) -> str:
-    """Three figures at most: 950, 1.2k, 38.9k, 390k, 1.36M."""
+def count_label(count: float, figures: int = 3) -> str:
+    """Three figures at most, or so many: 950, 1.2k, 38.9k, 390k, 1.36M."""
     if abs(count) < 1000:
         return f"{count:.0f}"
     for unit, size in (("k", 1e3), ("M", 1e6), ("G", 1e9)):
-        digits = f"{count / size:.3g}"
+        digits = f"{count / size:.{figures}g}"
         if unit == "G" or float(digits) < 1000:
             return f"{digits}{unit}"
     raise AssertionError("the largest unit takes everything")
 
 
 def cost_label(name: str, value: float | None) -> str:
-    """Three figures, or a dash for what was not measured."""
+    """Three figures, of counts four; a dash for what was not measured.
+
+    An adapter adds less than a hundredth to a backbone's FLOPs.
+    """
     if value is None:
         return "-"
-    return count_label(value) if COSTS[name].is_count else f"{value:.3g}"
+    return count_label(value, 4) if COSTS[name].is_count else f"{value:.3g}"
 
 
 def config_label(config: Mapping[str, Scalar | None], *, brief: bool = False) -> str:

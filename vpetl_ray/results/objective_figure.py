@@ -6,7 +6,7 @@ from pathlib import Path
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
-from matplotlib.ticker import FuncFormatter, MaxNLocator, NullFormatter
+from matplotlib.ticker import FuncFormatter, MaxNLocator, NullLocator
 
 from vpetl_ray.results.atomic import replacing
 from vpetl_ray.results.front import front_of
@@ -16,7 +16,8 @@ from vpetl_ray.results.records import TrialRecord, TrialState
 _FRONT = "#08306b"
 _COLUMNS = 3
 _PANEL = (3.9, 3.2)  # inches
-_ROOM = 1.15  # at both ends of an axis, as a ratio
+_ROOM = 0.06  # at both ends of an axis, as a share of its decades
+_LEAST_ROOM = 1.002  # as a ratio
 
 
 def plot_objectives(
@@ -52,7 +53,9 @@ def plot_objectives(
     figure.suptitle(title, x=0.01, ha="left", fontsize=12, fontweight="bold")
     handles, labels = panels[0].get_legend_handles_labels()
     if labels:
-        figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8)
+        figure.legend(
+            handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False
+        )
     with replacing(Path(path)) as temporary:
         figure.savefig(temporary)
 
@@ -82,10 +85,11 @@ def _draw_panel(axes: Axes, complete: Sequence[TrialRecord], cost: str) -> None:
         zorder=3,
     )
     values = [record.costs[cost] for record in known]
-    axes.set_xlim(min(values) / _ROOM, max(values) * _ROOM)
+    room = max((max(values) / min(values)) ** _ROOM, _LEAST_ROOM)
+    axes.set_xlim(min(values) / room, max(values) * room)
     axes.xaxis.set_major_locator(MaxNLocator(nbins=5))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda value, _: cost_label(cost, value)))
-    axes.xaxis.set_minor_formatter(NullFormatter())
+    axes.xaxis.set_minor_locator(NullLocator())
 
 
 def _best(known: Sequence[TrialRecord], cost: str) -> list[TrialRecord]:

@@ -11,6 +11,8 @@ from types import MappingProxyType
 
 ALWAYS = ("top1", "trainable_params")
 """Objectives of every search, and its only ones if none is added."""
+TRAIN_SECONDS = "train_seconds"
+"""The one that grows while a trial is trained."""
 
 
 class Known(StrEnum):
@@ -77,7 +79,7 @@ COSTS: Mapping[str, Cost] = MappingProxyType(
                 reference=1e6,
             ),
             Cost(
-                name="train_seconds",
+                name=TRAIN_SECONDS,
                 header="train s",
                 meaning="time of training and validation, also of the features of the frozen part "
                 "for the trial that computed them first",

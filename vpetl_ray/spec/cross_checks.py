@@ -15,6 +15,7 @@ from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import Arch, get_arch
 from vpetl_ray.petl.methods.position import kinds_of
 from vpetl_ray.petl.methods.prompt import max_overlap
+from vpetl_ray.results.objectives import costs_of
 from vpetl_ray.spec.by_arch import ALL, AnyOfAll, PerStage, SpecDomain
 from vpetl_ray.spec.kinds import Wrong, nearest, show
 from vpetl_ray.spec.leaves import Given
@@ -33,7 +34,7 @@ from vpetl_ray.tuning.domains import (
     IntRange,
     Subset,
 )
-from vpetl_ray.tuning.samplers import LIST, QUEUED
+from vpetl_ray.tuning.samplers import LIST, QUEUED, SAMPLERS, TWO_OBJECTIVES
 from vpetl_ray.tuning.space import GRID_POINTS, Space
 from vpetl_ray.tuning.space_size import num_structures, smallest_values
 
@@ -139,6 +140,7 @@ def _check_search(found: Findings) -> None:
     if not found.have(sampler):
         return
     is_list = found.values[sampler] == LIST
+    _check_objectives(found.values[sampler], found)
     if found.values[sampler] not in QUEUED and found.values.get(trials, 0) is None:
         found.values[trials] = DEFAULT_TRIALS
     if is_list and not found.is_given(_START):
@@ -156,6 +158,16 @@ def _check_search(found: Findings) -> None:
         if name not in names:
             text = f"{show(name)} is not in search.start{nearest(name, names)}"
             found.add(only, f"{text}; it has {', '.join(names)}", (i,))
+
+
+def _check_objectives(sampler: str, found: Findings) -> None:
+    if sampler in TWO_OBJECTIVES and costs_of(found.values.get(("objectives",), ())):
+        others = ", ".join(name for name in SAMPLERS if name not in TWO_OBJECTIVES)
+        found.add(
+            ("search", "sampler"),
+            f"{sampler} weighs top1 against trainable_params alone; "
+            f"with further objectives use one of {others}",
+        )
 
 
 def _check_halving(found: Findings) -> None:

@@ -12,6 +12,7 @@ from vpetl_ray.data.catalogue import get_source
 from vpetl_ray.data.config import DataConfig
 from vpetl_ray.errors import DataError, SpecError
 from vpetl_ray.models.arch import Arch, count_backbone, get_arch
+from vpetl_ray.results.objectives import ALWAYS, COSTS, OBJECTIVES, Known, costs_of
 from vpetl_ray.spec.document import Document
 from vpetl_ray.spec.document import Path as KeyPath
 from vpetl_ray.spec.dump import spec_to_dict, spec_to_yaml
@@ -30,7 +31,7 @@ from vpetl_ray.spec.sections import (
     TrainingSection,
 )
 from vpetl_ray.spec.space_tree import space_tree, start_values
-from vpetl_ray.spec.special_kinds import AllOf, Name, budget_in_parameters
+from vpetl_ray.spec.special_kinds import Name, SomeOf, budget_in_parameters
 from vpetl_ray.spec.start_list import chosen_entries, list_mistake
 from vpetl_ray.tuning.halving import Halving, default_rungs
 from vpetl_ray.tuning.samplers import LIST, QUEUED
@@ -42,7 +43,6 @@ LINEAR_PROBE = "linear_probe"
 """The start config that no search goes without: what a front has to beat."""
 DEFAULT_TRIALS = 30
 """Where a sampler could propose for ever."""
-OBJECTIVES = ("top1", "trainable_params")
 
 
 class SearchSpec(Section):
@@ -63,8 +63,12 @@ class SearchSpec(Section):
     )
     training: TrainingSection = Field(description="How every trial is trained.")
     budget: BudgetSection = Field(default_factory=BudgetSection, description="The limit.")
-    objectives: Annotated[tuple[str, ...], Given(AllOf(options=OBJECTIVES))] = Field(
-        default=OBJECTIVES, description="What the front is a front of."
+    objectives: Annotated[tuple[str, ...], Given(SomeOf(options=OBJECTIVES, required=ALWAYS))] = (
+        Field(
+            default=ALWAYS,
+            description="What the front is a front of: top1 up, all others down. "
+            + " ".join(f"{cost.name}: {cost.meaning}." for cost in COSTS.values()),
+        )
     )
     search: SearchSection = Field(default_factory=SearchSection, description="The sampler.")
     resources: ResourcesSection = Field(
@@ -185,6 +189,10 @@ class SearchSpec(Section):
             text = f"no file {self.backbone.weights}"
             missing.append(self._sentence(("backbone", "weights"), text))
         return missing
+
+    def costs(self, known: Known | None = None) -> tuple[str, ...]:
+        """Name the objectives beside top-1 and parameters, all or what is known at one time."""
+        return costs_of(self.objectives, known)
 
     @property
     def is_list(self) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from vpetl_ray.spec.kinds import Kind, Text, Wrong, nearest, read_items, show
+from vpetl_ray.spec.kinds import Kind, Text, Word, Wrong, nearest, read_items, show
 from vpetl_ray.tuning.start import START_CONFIGS
 
 _COUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kKmM]?)")
@@ -71,23 +71,22 @@ class Name(Kind):
 
 
 @dataclass(frozen=True, kw_only=True)
-class AllOf(Kind):
-    """A list of words that must all be there."""
+class SomeOf(Kind):
+    """A list of different words, of which some must be there; in one order once it is read."""
 
     options: tuple[str, ...]
+    required: tuple[str, ...]
 
     def _allowed(self) -> str:
-        return f"[{', '.join(self.options)}]"
+        further = [option for option in self.options if option not in self.required]
+        return f"a list of {' and '.join(self.required)}, and any of {', '.join(further)}"
 
     def _read(self, raw: object) -> tuple[str, ...]:
-        if isinstance(raw, list | tuple):
-            for i, word in enumerate(raw):
-                if word not in self.options:
-                    allowed = ", ".join(self.options)
-                    raise Wrong(f"{show(word)} is not one of {allowed}", (i,))
-            if sorted(raw) == sorted(self.options):
-                return self.options
-        raise self.wrong(raw)
+        given = read_items(Word(options=self.options), raw, ())
+        for word in self.required:
+            if word not in given:
+                raise Wrong(f"{word} is missing; must be {self.allowed}")
+        return tuple(option for option in self.options if option in given)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -39,6 +39,8 @@ class Belief:
     """Epoch to validation top-1, percent."""
     seconds: float = 0.0
     """Training time so far."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """Objectives beside top-1 and parameters, as far as they are known."""
 
     @property
     def epoch(self) -> int:
@@ -87,11 +89,13 @@ class Beliefs:
         *,
         seconds: float,
         state: TrialState | None = None,
+        costs: Mapping[str, float] | None = None,
     ) -> Belief:
         """Note how far a trial has come, or what became of it."""
         belief = self._beliefs[number]
         belief.curve = dict(curve)
         belief.seconds = seconds
+        belief.costs = {**belief.costs, **(costs or {})}
         if state is TrialState.COMPLETE and belief.state is not state:
             self._num_final += 1
         belief.state = state

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
 from vpetl_ray.errors import SearchError
+from vpetl_ray.results.objectives import TRAIN_SECONDS
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.tuning.beliefs import Belief, Beliefs
 from vpetl_ray.tuning.drawing import draw, repair
@@ -32,6 +33,8 @@ OverBudget = Literal["repair", "reject"]
 """What becomes of a proposal over the budget: it is shrunk into it, or another one is asked for."""
 OVER_BUDGET: tuple[OverBudget, ...] = get_args(OverBudget)
 
+CountCosts = Callable[[str, TrialConfig], Mapping[str, float]]
+"""What is counted of a trial, by its id and config, beside its trainable parameters."""
 MakeConfigSampler = Callable[[int, Beliefs], ConfigSampler]
 
 
@@ -45,6 +48,8 @@ class Proposal:
     name: str | None = None
     curve: tuple[EpochRow, ...] = ()
     """Of a trial that an earlier run had begun: up to the last rung that it came to."""
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """Further objectives that are known already."""
 
     @property
     def id(self) -> str:
@@ -72,6 +77,8 @@ class BudgetedStudy:
             (the second half drawn at random) the space counts as exhausted.
         over_budget: what becomes of a proposal over the budget.
         told: what Optuna's samplers are told of trials that were not trained to their end.
+        costs: objectives beside top-1 and parameters, by name.
+        count_costs: gives those of them that are known before a trial is trained.
     """
 
     def __init__(
@@ -87,6 +94,8 @@ class BudgetedStudy:
         max_rejects: int = 500,
         over_budget: OverBudget = "repair",
         told: Told = "extrapolated",
+        costs: Sequence[str] = (),
+        count_costs: CountCosts = lambda trial_id, config: {},
     ) -> None:
         self._space = space
         self._budget = budget
@@ -97,7 +106,10 @@ class BudgetedStudy:
         self._records: dict[int, TrialRecord] = {}
         self._unfinished: list[Proposal] = []
         self._unseen: list[Values] | None = None
-        self._file = StudyFile(path)
+        self.costs = tuple(costs)
+        """Objectives beside top-1 and parameters, by name."""
+        self._count_costs = count_costs
+        self._file = StudyFile(path, self.costs)
         # A resumed sampler must not repeat the draws that the trials on file were made from.
         own_seed = seed + len(self._file)
         self._rng = random.Random(own_seed)
@@ -112,6 +124,7 @@ class BudgetedStudy:
                 seed=own_seed,
                 beliefs=self.beliefs,
                 told=told,
+                costs=self.costs,
             )
             if isinstance(sampler, str)
             else sampler(own_seed, self.beliefs)
@@ -153,13 +166,17 @@ class BudgetedStudy:
             proposal = self._next_sampled() or self._next_unseen()
         return proposal
 
-    def observe(self, number: int, curve: Sequence[EpochRow]) -> None:
+    def observe(
+        self, number: int, curve: Sequence[EpochRow], costs: Mapping[str, float] | None = None
+    ) -> None:
         """Teach the sampler how far a trial has come that may be trained on."""
-        self._learn(number, curve, None)
+        self._learn(number, curve, None, costs or {})
 
-    def keep_curve(self, number: int, curve: Sequence[EpochRow]) -> None:
+    def keep_curve(
+        self, number: int, curve: Sequence[EpochRow], costs: Mapping[str, float] | None = None
+    ) -> None:
         """Keep how far a trial has come, for a search that is cut off."""
-        self._file.write_curve(number, curve)
+        self._file.write_curve(number, curve, costs or {})
 
     def tell(self, record: TrialRecord) -> None:
         """Keep `record` and teach the sampler what it says."""
@@ -167,7 +184,7 @@ class BudgetedStudy:
             raise SearchError(f"{record.id} is infeasible and cannot have been trained")
         self._records[record.number] = record
         self._file.close(record)
-        self._learn(record.number, record.curve, record)
+        self._learn(record.number, record.curve, record, record.costs)
         self._on_record(record)
 
     def columns_of(self, proposal: Proposal) -> dict[str, Any]:
@@ -200,9 +217,7 @@ class BudgetedStudy:
             elif params > self._budget:
                 self._reject(trial.number, config.values, params, name=name)
             else:
-                proposal = Proposal(
-                    number=trial.number, config=config, trainable_params=params, name=name
-                )
+                proposal = self._proposal(trial.number, config, params, name=name)
                 self._hand_out(proposal, is_own=False)
                 return proposal
         return None
@@ -277,9 +292,20 @@ class BudgetedStudy:
         """Write a config down before it is trained."""
         number = self._add(config.values, params)
         self._numbers_by_key[config.key] = number
-        proposal = Proposal(number=number, config=config, trainable_params=params)
+        proposal = self._proposal(number, config, params)
         self._hand_out(proposal, is_own=is_own)
         return proposal
+
+    def _proposal(
+        self, number: int, config: TrialConfig, params: int, name: str | None = None
+    ) -> Proposal:
+        return Proposal(
+            number=number,
+            config=config,
+            trainable_params=params,
+            name=name,
+            costs=self._count_costs(trial_id(number), config),
+        )
 
     def _add(self, values: Values | None, params: int) -> int:
         stored = None if values is None else self._space.to_json(values)
@@ -308,6 +334,9 @@ class BudgetedStudy:
             config={} if values is None else dict(self._space.config_columns(values)),
             reason=reason or over,
             name=name,
+            costs={}
+            if values is None
+            else self._count_costs(trial_id(number), self._space.build(values)),
         )
         self._records[number] = record
         self._file.close(record)
@@ -320,17 +349,28 @@ class BudgetedStudy:
             config=proposal.config,
             params=proposal.trainable_params,
             epochs=recipe.probe_epochs if proposal.config.is_probe else recipe.epochs,
+            costs=proposal.costs,
         )
         self.beliefs.add(belief)
         self._sampler.accept(belief, is_own=is_own)
 
-    def _learn(self, number: int, curve: Sequence[EpochRow], record: TrialRecord | None) -> None:
+    def _learn(
+        self,
+        number: int,
+        curve: Sequence[EpochRow],
+        record: TrialRecord | None,
+        costs: Mapping[str, float],
+    ) -> None:
         known = {row.epoch: row.top1 for row in curve if row.top1 is not None}
         if record is not None and not known and record.top1 is not None:
             known = {record.epochs: record.top1}
         seconds = sum(row.seconds for row in curve)
         state = record.state if record is not None else None
-        self._sampler.learn(self.beliefs.saw(number, known, seconds=seconds, state=state))
+        if TRAIN_SECONDS in self.costs:
+            costs = {**costs, TRAIN_SECONDS: seconds}
+        self._sampler.learn(
+            self.beliefs.saw(number, known, seconds=seconds, state=state, costs=costs)
+        )
 
     def _recall(self, stored: StoredTrial) -> None:
         if stored.record is not None:
@@ -344,8 +384,8 @@ class BudgetedStudy:
             config = self._build(stored.values)
             self._numbers_by_key[config.key] = record.number
             if record.state is not TrialState.INFEASIBLE:
-                self._hand_out(_issued(stored, config, record.trainable_params), is_own=False)
-                self._learn(record.number, record.curve, record)
+                self._hand_out(self._issued(stored, config, record.trainable_params), is_own=False)
+                self._learn(record.number, record.curve, record, record.costs)
         if stored.is_open:  # killed between writing the record and closing the row
             self._file.close(record)
             self._on_record(record)
@@ -358,21 +398,16 @@ class BudgetedStudy:
             self._file.drop(stored.number)
             return
         self._numbers_by_key[config.key] = stored.number
-        proposal = _issued(stored, config, params)
+        proposal = self._issued(stored, config, params)
         self._hand_out(proposal, is_own=False)
         if proposal.curve:
-            self.observe(stored.number, proposal.curve)
+            self.observe(stored.number, proposal.curve, proposal.costs)
         self._unfinished.append(proposal)
 
     def _build(self, stored: Mapping[str, Any]) -> TrialConfig:
         return self._space.build(self._space.from_json(stored))
 
-
-def _issued(stored: StoredTrial, config: TrialConfig, params: int) -> Proposal:
-    return Proposal(
-        number=stored.number,
-        config=config,
-        trainable_params=params,
-        name=stored.name,
-        curve=stored.curve,
-    )
+    def _issued(self, stored: StoredTrial, config: TrialConfig, params: int) -> Proposal:
+        """Give again what an earlier run handed out, with what it measured."""
+        proposal = self._proposal(stored.number, config, params, stored.name)
+        return replace(proposal, curve=stored.curve, costs={**proposal.costs, **stored.costs})

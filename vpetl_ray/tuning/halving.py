@@ -27,6 +27,7 @@ from typing import Literal, get_args
 import numpy as np
 
 from vpetl_ray.results.front import to_costs
+from vpetl_ray.results.objectives import LOWEST
 from vpetl_ray.results.ranking import ranking
 
 Variant = Literal["promotion", "stopping"]
@@ -51,6 +52,8 @@ class RungEntry:
     trial: str
     params: int
     top1: float
+    costs: tuple[float, ...] = ()
+    """Further objectives, the same ones of every trial."""
 
 
 @dataclass
@@ -64,9 +67,11 @@ class _Rung:
         """The `num` best of the ranking."""
         if self.best is None or len(self.best) != num:
             entries = list(self.entries.values())
-            decades = np.log10([max(entry.params, 1) for entry in entries])
+            sizes = [(max(entry.params, 1), *entry.costs) for entry in entries]
+            decades = np.log10(np.maximum(sizes, LOWEST))
             values = np.column_stack([decades, [entry.top1 for entry in entries]])
-            chosen = ranking(to_costs(values, (False, True)), spread, num=num)
+            is_better_high = (*(False for _ in sizes[0]), True) if sizes else (False, True)
+            chosen = ranking(to_costs(values, is_better_high), spread, num=num)
             self.best = [entries[index].trial for index in chosen]
         return self.best
 
@@ -118,7 +123,15 @@ class Halving:
         """Epochs at which trials are compared."""
         return tuple(self._rungs)
 
-    def report(self, trial: str, *, epoch: int, params: int, top1: float) -> Decision:
+    def report(
+        self,
+        trial: str,
+        *,
+        epoch: int,
+        params: int,
+        top1: float,
+        costs: tuple[float, ...] = (),
+    ) -> Decision:
         """Decide what becomes of a trial that has finished an epoch short of its last one.
 
         A trial that reports the same rung again (it was taken up after a crash) keeps its place.
@@ -128,12 +141,13 @@ class Halving:
             epoch: from 1.
             params: what it trains.
             top1: validation accuracy after this epoch, percent.
+            costs: further objectives as they are now, the same ones of every trial.
         """
         rung = self._rungs.get(epoch)
         if rung is None:
             return Decision.CONTINUE
         if trial not in rung.entries:
-            rung.entries[trial] = RungEntry(trial=trial, params=params, top1=top1)
+            rung.entries[trial] = RungEntry(trial=trial, params=params, top1=top1, costs=costs)
             rung.best = None
         if self._variant == "promotion":
             return Decision.CONTINUE if trial in rung.promoted else Decision.PAUSE
@@ -169,7 +183,13 @@ class Halving:
         """Return what is known at each rung, in the order in which it came."""
         return {epoch: tuple(rung.entries.values()) for epoch, rung in self._rungs.items()}
 
-    def restore(self, trial: str, params: int, curve: Mapping[int, float]) -> None:
+    def restore(
+        self,
+        trial: str,
+        params: int,
+        curve: Mapping[int, float],
+        costs: Mapping[int, tuple[float, ...]] | None = None,
+    ) -> None:
         """Enter a trial at the rungs that it has left behind, in a search that goes on.
 
         Others are compared with it there, and it is not promoted again.
@@ -178,9 +198,13 @@ class Halving:
             trial: its id.
             params: what it trains.
             curve: epoch to top-1.
+            costs: epoch to further objectives.
         """
         for at, rung in self._rungs.items():
             if at in curve:
-                rung.entries[trial] = RungEntry(trial=trial, params=params, top1=curve[at])
+                further = costs[at] if costs else ()
+                rung.entries[trial] = RungEntry(
+                    trial=trial, params=params, top1=curve[at], costs=further
+                )
                 rung.promoted.add(trial)
                 rung.best = None

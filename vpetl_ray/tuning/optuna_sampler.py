@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
 from typing import Literal, get_args
 
@@ -18,10 +18,12 @@ from optuna.samplers import BaseSampler
 from optuna.trial import TrialState as OptunaState
 from optuna.trial import create_trial
 
+from vpetl_ray.results.objectives import LOWEST, TRAIN_SECONDS
 from vpetl_ray.results.records import TrialState
 from vpetl_ray.tuning.beliefs import Belief, Beliefs
 from vpetl_ray.tuning.method_space import Values
 from vpetl_ray.tuning.space import Space
+from vpetl_ray.tuning.study_file import directions
 
 NUM_RANDOM_TRIALS = 8
 """Random proposals before a model-based sampler trusts its model."""
@@ -73,6 +75,7 @@ class OptunaSampler:
         beliefs: predicts the final accuracy of trials that have not come to their end.
         told: what it is told of those.
         at_epoch: of a trial it is told the accuracy after this epoch alone; see `PerRungSampler`.
+        costs: objectives beside top-1 and parameters, by name.
     """
 
     def __init__(
@@ -84,12 +87,15 @@ class OptunaSampler:
         beliefs: Beliefs,
         told: Told = "extrapolated",
         at_epoch: int | None = None,
+        costs: Sequence[str] = (),
     ) -> None:
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = make(seed)
-        self._study = optuna.create_study(sampler=sampler, directions=["maximize", "minimize"])
+        self._study = optuna.create_study(sampler=sampler, directions=directions(costs))
+        self._costs = tuple(costs)
+        self._dearest = dict.fromkeys(costs, 0.0)
         self._space = space
         self._distributions = space.distributions
         self._beliefs = beliefs
@@ -115,7 +121,9 @@ class OptunaSampler:
         if self._proposed is None:
             return
         self._proposed.set_constraint(_BUDGET, excess)
-        self._study.tell(self._proposed, [_UNKNOWN_TOP1, _size(params)])
+        # What was not measured is as dear as the dearest, as it is as bad as the worst.
+        values = [_UNKNOWN_TOP1, _size(params), *self._dearest.values()]
+        self._study.tell(self._proposed, values)
         self._proposed = None
 
     def accept(self, belief: Belief, *, is_own: bool) -> None:
@@ -150,7 +158,7 @@ class OptunaSampler:
             if belief.state is not None and trial.state is OptunaState.RUNNING:
                 self._study.tell(number, state=OptunaState.PRUNED)
             return
-        values = [top1, _size(belief.params)]
+        values = [top1, _size(belief.params), *self._further(belief)]
         if trial.state is OptunaState.RUNNING:
             self._study.tell(number, values)
             self.num_told += 1
@@ -158,6 +166,16 @@ class OptunaSampler:
             # The storage in memory hands out its own trials; Optuna has no call that corrects one.
             trial.state = OptunaState.COMPLETE
             trial.values = values
+
+    def _further(self, belief: Belief) -> list[float]:
+        """Further objectives of a trial that has been trained for an epoch, in decades."""
+        costs = dict(belief.costs)
+        if TRAIN_SECONDS in costs and not belief.is_final and self._told == "extrapolated":
+            # As its accuracy is, so its time: what it would be in the end.
+            costs[TRAIN_SECONDS] *= belief.epochs / max(belief.epoch, 1)
+        decades = {name: math.log10(max(costs[name], LOWEST)) for name in self._costs}
+        self._dearest = {n: max(decades[n], dearest) for n, dearest in self._dearest.items()}
+        return list(decades.values())
 
     def _top1(self, belief: Belief) -> float | None:
         if not belief.curve:
@@ -179,8 +197,17 @@ class PerRungSampler:
     mixed.
     """
 
-    def __init__(self, make: MakeSampler, *, space: Space, seed: int, beliefs: Beliefs) -> None:
+    def __init__(
+        self,
+        make: MakeSampler,
+        *,
+        space: Space,
+        seed: int,
+        beliefs: Beliefs,
+        costs: Sequence[str] = (),
+    ) -> None:
         self._make = make
+        self._costs = tuple(costs)
         self._space = space
         self._seed = seed
         self._beliefs = beliefs
@@ -221,6 +248,7 @@ class PerRungSampler:
             seed=self._seed + epoch,
             beliefs=self._beliefs,
             at_epoch=epoch,
+            costs=self._costs,
         )
 
 

@@ -9,6 +9,7 @@ before the paused one lets its group go.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ray.actor import ActorHandle
@@ -26,12 +27,19 @@ class RungScheduler(NotSaved, TrialScheduler):
     Args:
         halving: the rungs.
         dispatcher: the actor that the worker groups ask for work.
+        costs_of: gives a trial's further objectives by Tune's id, the latest result included.
     """
 
-    def __init__(self, halving: Halving, dispatcher: ActorHandle[Any]) -> None:
+    def __init__(
+        self,
+        halving: Halving,
+        dispatcher: ActorHandle[Any],
+        costs_of: Callable[[str, Mapping[str, Any]], tuple[float, ...]] = lambda trial, result: (),
+    ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._halving = halving
         self._dispatcher = dispatcher
+        self._costs_of = costs_of
         self._trials: dict[str, Trial] = {}
         self._promoted: dict[str, Trial] = {}
 
@@ -53,6 +61,7 @@ class RungScheduler(NotSaved, TrialScheduler):
             epoch=int(result["epoch"]),
             params=int(trial.config[TRAINABLE_PARAMS]),
             top1=float(result["top1"]),
+            costs=self._costs_of(trial.trial_id, result),
         )
         if decision is not Decision.PAUSE:
             return self.STOP if decision is Decision.STOP else self.CONTINUE

@@ -6,6 +6,7 @@ truth, and a search that goes on teaches its sampler again what it knew.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Literal, Protocol, get_args
 
 from vpetl_ray.tuning.beliefs import Belief, Beliefs
@@ -18,6 +19,8 @@ __all__ = ["LIST", "QUEUED", "SAMPLERS", "ConfigSampler", "SamplerName", "Told",
 
 SamplerName = Literal["ehvi", "tpe", "random", "nsga2", "gp", "grid", "list"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
+TWO_OBJECTIVES = frozenset({"ehvi"})
+"""These weigh accuracy against parameters, and nothing else."""
 LIST = "list"
 """Trains exactly the start configs, in their order."""
 QUEUED = frozenset({"grid", LIST})
@@ -51,7 +54,14 @@ class ConfigSampler(Protocol):
 
 
 def make_sampler(
-    name: str, *, space: Space, budget: int, seed: int, beliefs: Beliefs, told: Told
+    name: str,
+    *,
+    space: Space,
+    budget: int,
+    seed: int,
+    beliefs: Beliefs,
+    told: Told,
+    costs: Sequence[str] = (),
 ) -> ConfigSampler:
     """Make the sampler called `name`; a KeyError here is a name the spec should have refused.
 
@@ -62,11 +72,12 @@ def make_sampler(
         seed: of all that it draws.
         beliefs: what is known of the trials, and what it predicts.
         told: what Optuna's samplers are told of a trial that was not trained to its end.
+        costs: objectives beside top-1 and parameters; our own weighs none.
     """
     if name == "ehvi":
         return ExpectedImprovementSampler(space=space, budget=budget, seed=seed, beliefs=beliefs)
     kind = "random" if name in QUEUED else name
     make = OPTUNA_SAMPLERS[kind]
     if told == "per_rung":
-        return PerRungSampler(make, space=space, seed=seed, beliefs=beliefs)
-    return OptunaSampler(make, space=space, seed=seed, beliefs=beliefs, told=told)
+        return PerRungSampler(make, space=space, seed=seed, beliefs=beliefs, costs=costs)
+    return OptunaSampler(make, space=space, seed=seed, beliefs=beliefs, told=told, costs=costs)

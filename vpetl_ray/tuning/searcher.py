@@ -17,12 +17,14 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate
 from typing import Any, Protocol
 
 import ray
 from ray.actor import ActorHandle
 from ray.tune.search import Searcher
 
+from vpetl_ray.results.objectives import COSTS, TRAIN_SECONDS, Known
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal
 from vpetl_ray.tuning.halving import Halving
@@ -56,6 +58,8 @@ class _LiveTrial:
     proposal: Proposal
     curve: list[EpochRow] = field(default_factory=list)
     group: int | None = None
+    costs: dict[str, float] = field(default_factory=dict)
+    """Further objectives that were counted or measured."""
 
 
 class ParetoSearcher(NotSaved, Searcher):
@@ -95,7 +99,7 @@ class ParetoSearcher(NotSaved, Searcher):
         self._halving = halving
         self._checkpoints = checkpoints
         for record in study.records:
-            self._restore(record.id, record.trainable_params, record.curve)
+            self._restore(record.id, record.trainable_params, record.curve, record.costs)
         self._observers = tuple(observers)
         self._keep_tensors = keep_tensors
         self._clock = clock
@@ -145,21 +149,47 @@ class ParetoSearcher(NotSaved, Searcher):
         if kept is None or not proposal.curve:
             task = make_task(proposal.id, proposal.config, until_epoch=granted_until(0, rungs))
             ray.get(self._dispatcher.submit.remote(task))
-            return _LiveTrial(proposal)
+            return _LiveTrial(proposal, costs=dict(proposal.costs))
         last = proposal.curve[-1]
-        self._restore(proposal.id, proposal.trainable_params, proposal.curve[:-1])
+        self._restore(proposal.id, proposal.trainable_params, proposal.curve[:-1], proposal.costs)
         task = make_task(proposal.id, proposal.config, until_epoch=last.epoch, start_state=kept)
         metrics = {name: value for name, value in vars(last).items() if value is not None}
         report = EpochReport(
             trial_id=proposal.id, epoch=last.epoch, metrics=metrics, is_last=False, group=None
         )
         ray.get(self._dispatcher.park.remote(task, report))
-        return _LiveTrial(proposal, curve=list(proposal.curve))
+        return _LiveTrial(proposal, curve=list(proposal.curve), costs=dict(proposal.costs))
 
-    def _restore(self, name: str, params: int, curve: Sequence[EpochRow]) -> None:
-        if self._halving is not None:
-            known = {row.epoch: row.top1 for row in curve if row.top1 is not None}
-            self._halving.restore(name, params, known)
+    def _restore(
+        self, name: str, params: int, curve: Sequence[EpochRow], costs: Mapping[str, float]
+    ) -> None:
+        if self._halving is None or not curve:
+            return
+        known = {row.epoch: row.top1 for row in curve if row.top1 is not None}
+        seconds = accumulate(row.seconds for row in curve)
+        costs_at = {
+            row.epoch: tuple(self._with_seconds(costs, spent).values())
+            for row, spent in zip(curve, seconds, strict=True)
+        }
+        self._halving.restore(name, params, known, costs_at)
+
+    def costs_of(self, trial_id: str, result: Mapping[str, Any]) -> tuple[float, ...]:
+        """Return a trial's further objectives, with what a result brings that is not taken yet."""
+        live = self._live[trial_id]
+        costs, seconds = dict(live.costs), sum(row.seconds for row in live.curve)
+        last = live.curve[-1].epoch if live.curve else 0
+        for entry in result.get("curve", ()):
+            costs |= _measured_in(entry)
+            seconds += entry["seconds"] if entry["epoch"] > last else 0.0
+        return tuple(self._with_seconds(costs, seconds).values())
+
+    def _with_seconds(self, costs: Mapping[str, float], seconds: float) -> dict[str, float]:
+        """Give the search's further objectives that are known, in the search's order."""
+        known = {**costs, TRAIN_SECONDS: seconds}
+        return {name: known[name] for name in self._study.costs if name in known}
+
+    def _costs(self, live: _LiveTrial) -> dict[str, float]:
+        return self._with_seconds(live.costs, sum(row.seconds for row in live.curve))
 
     def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
         """Keep the epochs that a result brings."""
@@ -170,6 +200,7 @@ class ParetoSearcher(NotSaved, Searcher):
             live.group = int(result["group"])
         for entry in result.get("curve", ()):
             row = EpochRow.of(entry["epoch"], entry)
+            live.costs |= _measured_in(entry)
             if live.curve and row.epoch <= live.curve[-1].epoch:
                 continue  # Tune hands the last result to on_trial_complete once more
             live.curve.append(row)
@@ -177,7 +208,7 @@ class ParetoSearcher(NotSaved, Searcher):
             for observer in self._observers:
                 observer.on_epoch(live.proposal.id, row)
             if self._halving is not None and row.epoch in self._halving.rungs:
-                self._study.observe(live.proposal.number, live.curve)
+                self._study.observe(live.proposal.number, live.curve, self._costs(live))
                 self._keep(live)
 
     def _keep(self, live: _LiveTrial) -> None:
@@ -187,7 +218,7 @@ class ParetoSearcher(NotSaved, Searcher):
         state: Any = ray.get(self._dispatcher.checkpoint.remote(live.proposal.id))
         if state is not None:
             self._checkpoints.keep(live.proposal.id, state)
-            self._study.keep_curve(live.proposal.number, live.curve)
+            self._study.keep_curve(live.proposal.number, live.curve, live.costs)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -248,6 +279,7 @@ class ParetoSearcher(NotSaved, Searcher):
             curve=tuple(live.curve),
             reason=reason,
             name=proposal.name,
+            costs=self._costs(live),
         )
         return self._spent.stamped(record)
 
@@ -256,3 +288,9 @@ class ParetoSearcher(NotSaved, Searcher):
 
     def restore(self, checkpoint_path: str) -> None:
         """Nothing, see `save`."""
+
+
+def _measured_in(entry: Mapping[str, Any]) -> dict[str, float]:
+    """Find what a worker measured, which comes with the first epoch that it trains."""
+    names = (name for name, cost in COSTS.items() if cost.known is Known.MEASURED)
+    return {name: float(entry[name]) for name in names if entry.get(name) is not None}

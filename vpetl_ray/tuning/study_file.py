@@ -6,13 +6,15 @@ JSON here, and what is proposed next is decided elsewhere.
 
 from __future__ import annotations
 
+import math
 import uuid
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import optuna
+from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy import event
@@ -23,6 +25,7 @@ _VALUES = "values"
 _NAME = "name"
 _RECORD = "record"
 _CURVE = "curve"
+_COSTS = "costs"
 _BUDGET = "over_budget"
 _TEST_TOP1 = "test_top1:"
 _SEARCH_ID = "search_id"
@@ -41,6 +44,8 @@ class StoredTrial:
     curve: tuple[EpochRow, ...]
     """Up to the last rung that it came to."""
     record: TrialRecord | None
+    costs: Mapping[str, float] = field(default_factory=dict)
+    """What was measured of it."""
 
 
 class StudyFile:
@@ -48,14 +53,16 @@ class StudyFile:
 
     Args:
         path: the SQLite file, made if it is missing. None: in memory, for simulations.
+        costs: objectives beside top-1 and trainable parameters, each a direction more.
     """
 
-    def __init__(self, path: Path | None) -> None:
+    def __init__(self, path: Path | None, costs: Sequence[str] = ()) -> None:
+        self._costs = tuple(costs)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         self._study = optuna.create_study(
             study_name="search",
             storage=_storage(path),
-            directions=["maximize", "minimize"],
+            directions=directions(costs),
             # Asked for queued configs alone; what they leave open is drawn at random.
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
@@ -130,16 +137,22 @@ class StudyFile:
             case TrialState.FAILED:
                 self._study.tell(record.number, state=OptunaState.FAIL)
             case _:
-                values = [record.top1 or 0.0, float(record.trainable_params)]
+                # What is infeasible was never measured: infinity is the worst that Optuna takes.
+                further = [record.costs.get(name, math.inf) for name in self._costs]
+                values = [record.top1 or 0.0, float(record.trainable_params), *further]
                 self._study.tell(record.number, values)
 
     def write_record(self, record: TrialRecord) -> None:
         """Keep a record."""
         self._write_attr(record.number, _RECORD, record.to_dict())
 
-    def write_curve(self, number: int, curve: Sequence[EpochRow]) -> None:
-        """Keep how far an open trial has come."""
+    def write_curve(
+        self, number: int, curve: Sequence[EpochRow], costs: Mapping[str, float]
+    ) -> None:
+        """Keep how far an open trial has come, and what was measured of it."""
         self._write_attr(number, _CURVE, [dict(vars(row)) for row in curve])
+        if costs:
+            self._write_attr(number, _COSTS, dict(costs))
 
     def write_test_top1(self, number: int, test_top1: float) -> None:
         """Keep the test accuracy of a closed trial, whose row can't be written any more."""
@@ -167,12 +180,22 @@ class StudyFile:
             name=attrs.get(_NAME),
             curve=tuple(EpochRow(**row) for row in attrs.get(_CURVE, ())),
             record=record,
+            costs=attrs.get(_COSTS, {}),
         )
 
     def _write_attr(self, number: int, key: str, value: Any) -> None:
         storage, study_id = self._study._storage, self._study._study_id
         trial_id = storage.get_trial_id_from_study_id_trial_number(study_id, number)
         storage.set_trial_user_attr(trial_id, key, value)
+
+
+def directions(costs: Sequence[str]) -> list[StudyDirection]:
+    """Top-1 up, trainable parameters and each of `costs` down."""
+    return [
+        StudyDirection.MAXIMIZE,
+        StudyDirection.MINIMIZE,
+        *(StudyDirection.MINIMIZE for _ in costs),
+    ]
 
 
 def _storage(path: Path | None) -> optuna.storages.BaseStorage:

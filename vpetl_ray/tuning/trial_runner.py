@@ -27,6 +27,7 @@ from vpetl_ray.petl.attach import HEAD, Attached, attach
 from vpetl_ray.training.evaluation import evaluate, evaluate_views
 from vpetl_ray.training.features import DEFAULT_MAX_BYTES, FeatureCache
 from vpetl_ray.training.loop import FineTuning
+from vpetl_ray.training.measure import measure_latency, measure_step_memory
 from vpetl_ray.tuning.messages import Task
 from vpetl_ray.tuning.space import TrialConfig
 from vpetl_ray.tuning.trial_protocol import EpochOutput, GroupSetup, WorkerContext
@@ -45,6 +46,8 @@ class FineTuningSetup:
     view: ViewSpec
     seed: int
     """Of data order, views and every initial value, where a task does not bring its own."""
+    measured: tuple[str, ...] = ()
+    """Of `results.objectives.COSTS`: what is measured of every trial that begins."""
     feature_bytes: int = DEFAULT_MAX_BYTES
     """Memory that one worker may use for features of the frozen part."""
 
@@ -91,6 +94,7 @@ class FineTuningRunner:
         self._config: TrialConfig | None = None
         self._attached: Attached | None = None
         self._tuning: FineTuning | None = None
+        self._to_measure: tuple[str, ...] = ()
 
     def start(self, task: Task) -> None:
         """Attach the task's config, and put back what it comes with."""
@@ -114,6 +118,8 @@ class FineTuningRunner:
             world_size=self._context.world_size,
             features=self._features,
         )
+        is_new = task.start_state is None and self._context.rank == 0
+        self._to_measure = self._setup.measured if is_new else ()
         if task.start_state is not None:
             self._tuning.load_state_dict(
                 torch.load(io.BytesIO(task.start_state), weights_only=True)
@@ -123,8 +129,12 @@ class FineTuningRunner:
         """Train an epoch and evaluate it on val; or evaluate once on test."""
         if self._tuning is None:
             return self._evaluate()
+        # Before the epoch, whose time they are no part of; with its result they travel on.
+        costs = {name: self._measure(name) for name in self._to_measure}
+        self._to_measure = ()
         result = asdict(self._tuning.run_epoch())
-        return EpochOutput(epoch=result.pop("epoch"), metrics=result, is_last=self._tuning.done)
+        metrics = {**result, **costs}
+        return EpochOutput(epoch=metrics.pop("epoch"), metrics=metrics, is_last=self._tuning.done)
 
     def state(self) -> bytes:
         """Trainable tensors, optimiser and epoch."""
@@ -149,6 +159,19 @@ class FineTuningRunner:
         if self._attached is not None:
             self._attached.detach()
         self._attached = self._tuning = self._config = None
+
+    def _measure(self, name: str) -> float:
+        """Measure one cost of what is attached, on this worker's device."""
+        assert self._attached is not None
+        assert self._config is not None
+        recipe = self._config.recipe
+        clip = self._val.batch([0], epoch=0, train=False)
+        if name == "latency_ms":
+            return measure_latency(self._model, clip, recipe.precision)
+        if name == "peak_memory_mb":
+            share = -(-min(recipe.batch_size, len(self._train)) // self._context.world_size)
+            return measure_step_memory(self._attached, clip, recipe, batch_size=share)
+        raise ValueError(f"{name} is not measured")
 
     def _train_clips(self) -> StoredClips:
         """Give the training clips, which differ by seed only where they are augmented.
