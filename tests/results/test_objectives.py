@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
@@ -59,6 +59,7 @@ def test_knee_is_that_of_parameters_and_accuracy(records: list[TrialRecord]) -> 
     assert knee_of([]) is None
 
 
+@settings(deadline=None)  # the first one imports moocore
 @given(points=st.lists(st.tuples(coordinate, coordinate, coordinate), max_size=6))
 def test_volume_counts_the_unit_cubes_that_are_dominated(points: list[tuple]) -> None:
     cubes = sum(

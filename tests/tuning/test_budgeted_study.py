@@ -251,7 +251,7 @@ def test_every_sampler_takes_further_objectives_and_goes_on(tmp_path: Path, samp
         "sampler": sampler,
         "costs": FURTHER,
         "count_costs": counted,
-        "start": [("one", {"petl.patt.targets": ("k",), "petl.patt.d_bottle": 8})]
+        "start": [("one", {"petl.patt.targets": ("k",), "petl.patt.d_bottle": 2})]
         if sampler == "list"
         else [],
         "space": small_space(continuous=sampler not in QUEUED),
@@ -259,7 +259,7 @@ def test_every_sampler_takes_further_objectives_and_goes_on(tmp_path: Path, samp
         "budget": 5_000,
     }
     study = open_study(tmp_path / "study.db", **settings)
-    for _ in range(12):
+    for _ in range(9):
         proposal = study.ask()
         if proposal is None:
             break

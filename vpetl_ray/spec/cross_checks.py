@@ -165,7 +165,7 @@ def _check_objectives(sampler: str, found: Findings) -> None:
         others = ", ".join(name for name in SAMPLERS if name not in TWO_OBJECTIVES)
         found.add(
             ("search", "sampler"),
-            f"{sampler} weighs top1 against trainable_params alone; "
+            f"{sampler} is for top1 and trainable_params alone; "
             f"with further objectives use one of {others}",
         )
 
