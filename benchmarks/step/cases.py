@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from typing import Final
 
 import torch
+from torch.nn.functional import cross_entropy
 
-from benchmarks.step.measure import Step, make_step
+from benchmarks.step.measure import Step, largest_difference, make_step
 from benchmarks.step.peers import make_pair, trainable_by_our_name
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.backbone import Backbone
@@ -105,12 +106,30 @@ class Contest:
     case: Case
     attached: Attached
     peer: torch.nn.Module
+    video: torch.Tensor
+    labels: torch.Tensor
     steps: dict[str, Step]
     """By name: `ours`, `peer`, and with a compiler `ours compiled`, `peer compiled`."""
 
     @property
     def peer_trainable(self) -> dict[str, torch.nn.Parameter]:
         return trainable_by_our_name(self.peer, self.attached.model.arch)
+
+    def largest_difference(self) -> float:
+        """Of the two models' gradients for one clip, over the largest of each tensor.
+
+        In float64: in float32 one hidden unit next to ReLU's kink is enough for 1e-3.
+        """
+        model = self.attached.model
+        clip, label = self.video[:1].double(), self.labels[:1]
+        peer_clip = clip if self.case.peer == "torchvision" else clip.transpose(1, 2)
+        for network, x in ((model, clip), (self.peer, peer_clip)):
+            out = network.double()(x)
+            cross_entropy(getattr(out, "logits", out), label).backward()
+        found = largest_difference(self.attached.trainable, self.peer_trainable)
+        for network in (model, self.peer):
+            network.float().zero_grad(set_to_none=True)
+        return found
 
 
 def make_contest(case: Case, device: torch.device, *, with_compiled: bool) -> Contest:
@@ -141,7 +160,7 @@ def make_contest(case: Case, device: torch.device, *, with_compiled: bool) -> Co
     if with_compiled:
         steps["ours compiled"] = _compiled(attached.model, steps["ours"])
         steps["peer compiled"] = peers(torch.compile(peer, dynamic=False))
-    return Contest(case=case, attached=attached, peer=peer, steps=steps)
+    return Contest(case=case, attached=attached, peer=peer, video=video, labels=labels, steps=steps)
 
 
 def _compiled(model: Backbone, eager: Step) -> Step:
