@@ -174,7 +174,9 @@ def _vit(arch: ViTArch, size: tuple[int, int, int], num_classes: int) -> nn.Modu
         use_mean_pooling=True,
         attn_implementation="sdpa",
     )
-    return VideoMAEForVideoClassification(config)
+    model = VideoMAEForVideoClassification(config)
+    model.fc_norm.eps = arch.norm_eps  # it takes torch's, whatever the config says
+    return model
 
 
 def _into_vit(model: nn.Module, adapter: int, patt: int) -> None:
