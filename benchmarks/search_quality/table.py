@@ -10,7 +10,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 
 from vpetl_ray.spec.load import load_spec
-from vpetl_ray.tuning.domains import Value
+from vpetl_ray.tuning.domains import Scalar, Value
 from vpetl_ray.tuning.method_space import Values
 from vpetl_ray.tuning.space import Space, TrialConfig
 
@@ -40,10 +40,18 @@ def read_table() -> Mapping[str, tuple[Curve, ...]]:
         rows = pq.read_table(TABLE).to_pylist()
     else:
         rows = [json.loads(line) for line in RUNS.read_text().splitlines()]
+        for row in rows:
+            row["config"] = json.dumps(row["config"])
+    # By what was searched: a key is of all settings, and there are more in later versions.
+    space = tabulated_space()
+    configs = [space.build(values) for values in space.grid()]
+    keys = {
+        _signature(space, space.config_columns(config.values)): config.key for config in configs
+    }
     curves: dict[str, tuple[Curve, ...]] = {}
-    for row in sorted(rows, key=lambda row: (row["key"], row["seed"])):
+    for row in sorted(rows, key=lambda row: (row["config"], row["seed"])):
         curve = Curve(
-            key=row["key"],
+            key=keys[_signature(space, json.loads(row["config"]))],
             seed=row["seed"],
             params=row["params"],
             top1=tuple(row["top1"]),
@@ -52,6 +60,10 @@ def read_table() -> Mapping[str, tuple[Curve, ...]]:
         )
         curves[curve.key] = (*curves.get(curve.key, ()), curve)
     return curves
+
+
+def _signature(space: Space, columns: Mapping[str, Scalar]) -> str:
+    return json.dumps([columns.get(path) for path in space.searched])
 
 
 class RememberedSpace(Space):

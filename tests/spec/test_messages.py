@@ -205,7 +205,7 @@ def test_three_mistakes_in_one_file(mistakes):
         pytest.param(
             patt() + "objectives: [top1, trainable_params, latency_ms]\nsearch: {sampler: ehvi}\n",
             "x.yaml:12: search.sampler: ehvi is for top1 and trainable_params alone; with "
-            "further objectives use one of tpe, random, nsga2, grid, list",
+            "further objectives use one of auto, tpe, random, nsga2, grid, list",
             id="sampler of two objectives",
         ),
         pytest.param(

@@ -72,7 +72,7 @@ def test_every_sampler_stays_within_the_budget_and_never_repeats(tmp_path, sampl
         study.tell(finished(proposal, top1=proposal.trainable_params / 1000))
     assert len(set(keys)) == 20
     infeasible = [record for record in records if record.state is TrialState.INFEASIBLE]
-    proposes_within = sampler == "ehvi" or over_budget == "repair"
+    proposes_within = sampler in {"auto", "ehvi"} or over_budget == "repair"
     assert bool(infeasible) != proposes_within, "a third of this space is over the budget"
     assert all(record.trainable_params > BUDGET for record in infeasible)
     assert all("budget is 20,000" in (record.reason or "") for record in infeasible)

@@ -225,10 +225,10 @@ class SearchSection(Section):
         "grid or list, all.",
     )
     sampler: Annotated[str, Given(Word(options=tuple(SAMPLERS)))] = Field(
-        default="tpe",
-        description="Who proposes configs. ehvi: by expected hypervolume improvement for the "
-        "training time, with the parameters known. grid: every config of the space. list: exactly "
-        "those of start, in their order.",
+        default="auto",
+        description="Who proposes configs. auto: ehvi; with further objectives tpe. ehvi: by "
+        "expected hypervolume improvement for the training time, with the parameters known. grid: "
+        "every config of the space. list: exactly those of start, in their order.",
     )
     over_budget: Annotated[OverBudget, Given(Word(options=OVER_BUDGET))] = Field(
         default="repair",

@@ -17,7 +17,7 @@ from vpetl_ray.tuning.space import Space
 
 __all__ = ["LIST", "QUEUED", "SAMPLERS", "ConfigSampler", "SamplerName", "Told", "make_sampler"]
 
-SamplerName = Literal["ehvi", "tpe", "random", "nsga2", "gp", "grid", "list"]
+SamplerName = Literal["auto", "ehvi", "tpe", "random", "nsga2", "gp", "grid", "list"]
 SAMPLERS: tuple[SamplerName, ...] = get_args(SamplerName)
 TWO_OBJECTIVES = frozenset({"ehvi", "gp"})
 """These are for accuracy against parameters alone: our own models nothing else, and Optuna's GP had
@@ -67,7 +67,7 @@ def make_sampler(
     """Make the sampler called `name`; a KeyError here is a name the spec should have refused.
 
     Args:
-        name: one of `SAMPLERS`.
+        name: one of `SAMPLERS`; auto is our own, or TPE where there are further objectives.
         space: what it proposes from.
         budget: most parameters; our own proposes nothing above it.
         seed: of all that it draws.
@@ -75,6 +75,8 @@ def make_sampler(
         told: what Optuna's samplers are told of a trial that was not trained to its end.
         costs: objectives beside top-1 and parameters; our own weighs none.
     """
+    if name == "auto":
+        name = "tpe" if costs else "ehvi"
     if name == "ehvi":
         return ExpectedImprovementSampler(space=space, budget=budget, seed=seed, beliefs=beliefs)
     kind = "random" if name in QUEUED else name

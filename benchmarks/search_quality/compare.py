@@ -1,0 +1,252 @@
+"""Every search, many seeds: how fast does the front grow with the training time?
+
+    python -m benchmarks.search_quality.compare [--seeds 30] [--processes 2] [--only ehvi moasha]
+
+Simulated on the table (`tabulate`), 4 workers, and ours with 1 as well. Each search is appended to
+`results/searches.jsonl` as it ends and not done again, so it may be interrupted; then
+`python -m benchmarks.search_quality.bench` makes the figure, the table and the tests of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from benchmarks.search_quality.searches import (
+    OurSearch,
+    Problem,
+    SyneTuneMoasha,
+    WeightedSumAsha,
+)
+from benchmarks.search_quality.simulate import Epoch, Job, SimulatedSearch, simulate
+from benchmarks.search_quality.table import FOLDER, Curve, read_table, tabulated_space
+from vpetl_ray.results.front import front_hypervolume
+from vpetl_ray.tuning.halving import Halving, Variant
+
+RUNS = FOLDER / "results" / "searches.jsonl"
+EPOCHS = 8
+BUDGET_SHARE = 0.08
+"""Of the backbone's parameters: what the demo's own search has."""
+BACKBONE = 576_676
+NUM_FULL_TRIALS = 100
+"""As long as so many trials take that are trained to their end, a search lasts."""
+NUM_WORKERS = 4
+REFERENCE_TOP1 = 40.0
+"""Lower edge of the hypervolume, percent."""
+REFERENCE_ROOM = 2.0
+"""Right edge over the budget: at 1 the most accurate config within it would count for nothing."""
+
+MakeSearch = Callable[[Problem, int], SimulatedSearch]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """One simulated search."""
+
+    search: str
+    seed: int
+    num_workers: int
+    end: float
+    """Seconds of training, of all workers together, after which it was ended."""
+    seconds: tuple[float, ...]
+    """At which its front grew, as training time."""
+    volume: tuple[float, ...]
+    """The front's hypervolume from then on: of the validation accuracy that the search saw."""
+    true_volume: tuple[float, ...]
+    """The same front by the mean of both seeds on the test split, that no search has seen."""
+    epochs: int
+    """Trained."""
+    complete: int
+    """Trials that were trained to their end."""
+    wall: float
+    """Seconds that the search itself took to simulate."""
+
+
+def _full(sampler: str) -> MakeSearch:
+    return lambda problem, seed: OurSearch(problem, seed=seed, sampler=sampler, halving=None)
+
+
+def _halving(
+    sampler: str = "ehvi",
+    *,
+    rungs: tuple[int, ...] = (2,),
+    eta: float = 3.0,
+    variant: Variant = "promotion",
+    spread: str = "epsilon_net",
+    **settings: Any,
+) -> MakeSearch:
+    def make(problem: Problem, seed: int) -> SimulatedSearch:
+        halving = Halving(rungs, eta=eta, variant=variant, spread=spread)
+        return OurSearch(problem, seed=seed, sampler=sampler, halving=halving, **settings)
+
+    return make
+
+
+OURS = "ours"
+SEARCHES: Mapping[str, MakeSearch] = {
+    OURS: _halving(),
+    "random": _full("random"),
+    "tpe": _full("tpe"),
+    "nsga2": _full("nsga2"),
+    "gp": _full("gp"),
+    "weighted_sum_asha": lambda problem, seed: WeightedSumAsha(problem, seed=seed),
+    "syne_tune_moasha": lambda problem, seed: SyneTuneMoasha(problem, seed=seed),
+    # What makes ours what it is, one at a time.
+    "ehvi": _full("ehvi"),
+    "random_halving": _halving("random"),
+    **{f"tpe_halving_{told}": _halving("tpe", told=told) for told in ("pruned", "rung")},
+    "tpe_halving_extrapolated": _halving("tpe"),
+    "tpe_halving_per_rung": _halving("tpe", told="per_rung"),
+    "tpe_halving_reject": _halving("tpe", over_budget="reject"),
+    "ours_stopping": _halving(variant="stopping"),
+    "ours_crowding": _halving(spread="crowding"),
+    "ours_eta_2": _halving(rungs=(2, 4), eta=2.0),
+    "ours_eta_4": _halving(eta=4.0),
+    "ours_from_epoch_1": _halving(rungs=(1, 3)),
+}
+
+
+@cache
+def problem() -> Problem:
+    space = tabulated_space()
+    budget = int(BUDGET_SHARE * BACKBONE)
+    within = sum(space.count(space.build(values)) <= budget for values in space.grid())
+    return Problem(space=space, budget=budget, epochs=EPOCHS, max_trials=10**6, num_configs=within)
+
+
+@cache
+def table() -> Mapping[str, tuple[Curve, ...]]:
+    return read_table()
+
+
+@cache
+def training_seconds() -> float:
+    """How long a search lasts, of all workers together."""
+    within = [
+        sum(curve.seconds)
+        for curves in table().values()
+        for curve in curves
+        if curve.params <= problem().budget
+    ]
+    return NUM_FULL_TRIALS * sum(within) / len(within)
+
+
+def run(name: str, seed: int, num_workers: int) -> Run:
+    """Simulate one search."""
+    drawn: dict[str, Curve] = {}
+
+    def curve_of(job: Job) -> Curve:
+        # Which of its two seeds a config is seen with is the same in all searches of one seed.
+        if job.key not in drawn:
+            drawn[job.key] = random.Random(f"{seed}/{job.key}").choice(table()[job.key])
+        return drawn[job.key]
+
+    began = time.perf_counter()
+    epochs = simulate(
+        SEARCHES[name](problem(), seed),
+        curve_of,
+        num_workers=num_workers,
+        max_seconds=training_seconds() / num_workers,
+    )
+    wall = time.perf_counter() - began
+    steps = list(_growth(epochs))
+    return Run(
+        search=name,
+        seed=seed,
+        num_workers=num_workers,
+        end=training_seconds(),
+        seconds=tuple(round(second * num_workers, 3) for second, _, _ in steps),
+        volume=tuple(round(volume, 4) for _, volume, _ in steps),
+        true_volume=tuple(round(volume, 4) for _, _, volume in steps),
+        epochs=len(epochs),
+        complete=sum(epoch.is_final for epoch in epochs),
+        wall=round(wall, 2),
+    )
+
+
+def _growth(epochs: list[Epoch]) -> Any:
+    """Hypervolume after each trial that was trained to its end and made the front better."""
+    front: dict[str, Curve] = {}
+    best = 0.0
+    for epoch in epochs:
+        if not epoch.is_final:
+            continue
+        front[epoch.curve.key] = epoch.curve
+        volume = _volume(front, lambda curve: curve.top1[-1])
+        if volume > best:
+            best = volume
+            front = {
+                key: curve
+                for key, curve in front.items()
+                if not any(
+                    other.params <= curve.params and other.top1[-1] > curve.top1[-1]
+                    for other in front.values()
+                )
+            }
+            yield epoch.seconds, volume, _volume(front, _true_top1)
+
+
+def _true_top1(curve: Curve) -> float:
+    both = table()[curve.key]
+    return sum(other.test_top1 for other in both) / len(both)
+
+
+def _volume(front: Mapping[str, Curve], top1: Callable[[Curve], float]) -> float:
+    curves = list(front.values())
+    return front_hypervolume(
+        [curve.params for curve in curves],
+        [top1(curve) for curve in curves],
+        max_params=REFERENCE_ROOM * problem().budget,
+        min_top1=REFERENCE_TOP1,
+    )
+
+
+def read_searches(path: Path = RUNS) -> list[Run]:
+    """Every search that is on file."""
+    lines = path.read_text().splitlines() if path.exists() else []
+    return [Run(**{k: _tuple(v) for k, v in json.loads(line).items()}) for line in lines]
+
+
+def _tuple(value: Any) -> Any:
+    return tuple(value) if isinstance(value, list) else value
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seeds", type=int, default=30)
+    parser.add_argument("--processes", type=int, default=2)
+    parser.add_argument("--only", nargs="*", default=list(SEARCHES), choices=list(SEARCHES))
+    options = parser.parse_args()
+    done = {(run.search, run.seed, run.num_workers) for run in read_searches()}
+    wanted = [
+        (name, seed, workers)
+        for seed in range(options.seeds)
+        for name in options.only
+        for workers in ((NUM_WORKERS, 1) if name == OURS else (NUM_WORKERS,))
+        if (name, seed, workers) not in done
+    ]
+    print(f"{len(done)} searches on file, {len(wanted)} to do", flush=True)
+    with ProcessPoolExecutor(options.processes) as pool, RUNS.open("a") as file:
+        for future in as_completed(pool.submit(partial(run, *what)) for what in wanted):
+            result = future.result()
+            file.write(json.dumps(asdict(result)) + "\n")
+            file.flush()
+            final = result.volume[-1] if result.volume else 0.0
+            print(
+                f"{result.search:26s} seed {result.seed:2d} {final:6.2f} "
+                f"(true {result.true_volume[-1] if result.true_volume else 0.0:6.2f}) "
+                f"{result.complete:3d} complete, {result.epochs:4d} epochs, {result.wall:5.1f} s",
+                flush=True,
+            )
+
+
+if __name__ == "__main__":
+    main()
