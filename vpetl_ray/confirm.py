@@ -9,11 +9,10 @@ import typer
 from rich.console import Console
 
 from vpetl_ray.confirm_source import ConfirmPlan, plan_confirmation
+from vpetl_ray.door_options import MAX_SEED, Address
 from vpetl_ray.errors import SearchError, VpetlError
 from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED, fail
 from vpetl_ray.results.records import TrialState
-
-MAX_SEED = 2**32 - 1
 
 
 def confirm(
@@ -51,10 +50,7 @@ def confirm(
             help="Override a value of the search's spec: training, resources or tracking.",
         ),
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A running Ray cluster; RAY_ADDRESS is used, too.", show_default="local"),
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Train the front's members again with several seeds, and test each: what is left of it?
 

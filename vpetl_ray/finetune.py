@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from vpetl_ray.door_options import MAX_SEED, Address
 from vpetl_ray.errors import SearchError, SpecError, VpetlError
 from vpetl_ray.exits import (
     EXIT_FAILED,
@@ -20,8 +21,6 @@ from vpetl_ray.exits import (
 from vpetl_ray.finetune_source import Chosen, Request, choose
 from vpetl_ray.results.records import TrialState
 from vpetl_ray.results_folder import check_new_folder
-
-MAX_SEED = 2**32 - 1
 
 
 def finetune(
@@ -69,10 +68,7 @@ def finetune(
             show_default="tracking.uri of the spec",
         ),
     ] = None,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A running Ray cluster; RAY_ADDRESS is used, too.", show_default="local"),
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Train one config at full length, once for each seed, and test it in several views.
 

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vpetl_ray.console import front_table, list_table
+from vpetl_ray.door_options import Address
 from vpetl_ray.errors import SearchError, SpecError, VpetlError
 from vpetl_ray.exits import (
     EXIT_FAILED,
@@ -46,10 +47,7 @@ def search(
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the search in the results folder.")
     ] = False,
-    address: Annotated[
-        str | None,
-        typer.Option(help="A running Ray cluster; RAY_ADDRESS is used, too.", show_default="local"),
-    ] = None,
+    address: Address = None,
 ) -> None:
     """Search for the Pareto front of accuracy against trainable parameters.
 

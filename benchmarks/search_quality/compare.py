@@ -13,7 +13,7 @@ import argparse
 import json
 import random
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache, partial
@@ -172,7 +172,7 @@ def run(name: str, seed: int, num_workers: int) -> Run:
     )
 
 
-def _growth(epochs: list[Epoch]) -> Any:
+def _growth(epochs: list[Epoch]) -> Iterator[tuple[float, float, float]]:
     """Hypervolume after each trial that was trained to its end and made the front better."""
     front: dict[str, Curve] = {}
     best = 0.0

@@ -9,6 +9,8 @@ from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from benchmarks.search_quality.simulate import Job
 from benchmarks.search_quality.table import Curve
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
@@ -113,35 +115,53 @@ class OurSearch:
 
 
 class _Peer:
-    """Draws as the peers do, at random, but like ours: within the budget, and nothing twice."""
+    """A peer's scheduler, driven as its own backend drives it.
+
+    Configs are drawn at random, as the peers do, but like ours within the budget, and none twice.
+    """
 
     def __init__(self, problem: Problem, seed: int) -> None:
         self._problem = problem
         self._seen: set[str] = set()
-        self._num = 0
         self._rng = random.Random(seed)
+        self._trials: list[SimpleNamespace] = []
 
-    def _new_job(self, sample: Callable[[], Mapping[str, Value]]) -> tuple[Job, int] | None:
-        if self._num == self._problem.max_trials:
+    def next_job(self) -> Job | None:
+        if len(self._trials) == self._problem.max_trials:
             return None
         while len(self._seen) < self._problem.num_configs:
-            config = _built(self._problem.space, sample())
+            config = _built(self._problem.space, self._sample())
             if config is None or config.key in self._seen:
                 continue
-            params = self._problem.space.count(config)
-            if params > self._problem.budget:
+            if self._problem.space.count(config) > self._problem.budget:
                 continue
             self._seen.add(config.key)
-            self._num += 1
-            return Job(trial=self._num - 1, key=config.key), params
+            number = len(self._trials)
+            self._trials.append(SimpleNamespace(trial_id=str(number), config={}))
+            self._call("on_trial_add", self._trials[-1])
+            return Job(trial=number, key=config.key)
         return None
+
+    def report(self, job: Job, epoch: int, curve: Curve) -> Decision:
+        answer = self._call("on_trial_result", self._trials[job.trial], _metrics(curve, epoch))
+        return Decision.STOP if answer == "STOP" else Decision.CONTINUE
+
+    def finish(self, job: Job, curve: Curve) -> None:
+        metrics = _metrics(curve, len(curve.top1))
+        self._call("on_trial_complete", self._trials[job.trial], metrics)
+
+    def _sample(self) -> Mapping[str, Value]:
+        return draw(self._problem.space, self._rng)
+
+    def _call(self, name: str, *arguments: Any) -> Any:
+        """Call the scheduler."""
+        raise NotImplementedError
 
 
 class SyneTuneMoasha(_Peer):
     """MOASHA of Syne Tune as it is installed: it draws the configs and decides at each epoch."""
 
     def __init__(self, problem: Problem, *, seed: int, eta: float = 3.0) -> None:
-        import numpy as np  # noqa: PLC0415
         from syne_tune.config_space import choice  # noqa: PLC0415
         from syne_tune.optimizer.schedulers.multiobjective.moasha import MOASHA  # noqa: PLC0415
 
@@ -159,16 +179,6 @@ class SyneTuneMoasha(_Peer):
             reduction_factor=eta,
             random_seed=seed,
         )
-        self._trials: dict[int, Any] = {}
-
-    def next_job(self) -> Job | None:
-        new = self._new_job(self._sample)
-        if new is None:
-            return None
-        trial = SimpleNamespace(trial_id=new[0].trial, config={})
-        self._trials[new[0].trial] = trial
-        self._scheduler.on_trial_add(trial)
-        return new[0]
 
     def _sample(self) -> Mapping[str, Value]:
         drawn = self._scheduler.suggest().config
@@ -179,12 +189,8 @@ class SyneTuneMoasha(_Peer):
 
         return self._problem.space.walk(pick)
 
-    def report(self, job: Job, epoch: int, curve: Curve) -> Decision:
-        answer = self._scheduler.on_trial_result(self._trials[job.trial], _metrics(curve, epoch))
-        return Decision.STOP if answer == "STOP" else Decision.CONTINUE
-
-    def finish(self, job: Job, curve: Curve) -> None:
-        self._scheduler.on_trial_complete(self._trials[job.trial], _metrics(curve, len(curve.top1)))
+    def _call(self, name: str, *arguments: Any) -> Any:
+        return getattr(self._scheduler, name)(*arguments)
 
 
 class WeightedSumAsha(_Peer):
@@ -205,27 +211,10 @@ class WeightedSumAsha(_Peer):
             grace_period=1,
             reduction_factor=eta,
         )
-        self._trials: dict[int, Any] = {}
 
-    def next_job(self) -> Job | None:
-        new = self._new_job(lambda: draw(self._problem.space, self._rng))
-        if new is None:
-            return None
-        trial = SimpleNamespace(trial_id=str(new[0].trial), config={})
-        self._trials[new[0].trial] = trial
-        self._scheduler.on_trial_add(None, trial)
-        return new[0]
-
-    def report(self, job: Job, epoch: int, curve: Curve) -> Decision:
-        answer = self._scheduler.on_trial_result(
-            None, self._trials[job.trial], _metrics(curve, epoch)
-        )
-        return Decision.STOP if answer == "STOP" else Decision.CONTINUE
-
-    def finish(self, job: Job, curve: Curve) -> None:
-        self._scheduler.on_trial_complete(
-            None, self._trials[job.trial], _metrics(curve, len(curve.top1))
-        )
+    def _call(self, name: str, *arguments: Any) -> Any:
+        no_controller = None
+        return getattr(self._scheduler, name)(no_controller, *arguments)
 
 
 def _metrics(curve: Curve, epoch: int) -> dict[str, float]:

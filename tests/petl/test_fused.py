@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from vpetl_ray.models.arch import SwinArch, ViTArch
+from tests.training.toy_training import VIT
+from vpetl_ray.models.arch import SwinArch
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.build import build_model
 from vpetl_ray.petl import fused
@@ -22,18 +23,6 @@ from vpetl_ray.petl.methods import (
 )
 
 SWIN = SwinArch(name="toy", embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=(2, 3, 3))
-VIT = ViTArch(
-    name="toy_vit",
-    embed_dim=16,
-    depths=(1, 1),
-    num_heads=2,
-    patch_size=(2, 4, 4),
-    clip_size=(4, 16, 16),
-    positions="fixed",
-    pooling="mean",
-    has_class_token=False,
-    has_key_bias=False,
-)
 ARCHS = {"swin": SWIN, "vit without a bias of keys": VIT}
 PATT = PattConfig(targets=("k", "v"), d_bottle=3)
 ADAPTER = AdapterConfig(d_bottle=5)

@@ -5,7 +5,7 @@ import random
 import numpy as np
 import pytest
 
-from tests.tuning.test_budgeted_study import BUDGET, finished, open_study
+from tests.tuning.test_budgeted_study import BUDGET, finished, open_study, small_space
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.results.front import hypervolume
 from vpetl_ray.tuning.config_vectors import ConfigVectors
@@ -137,8 +137,6 @@ def test_what_runs_already_is_not_proposed_beside_it(tmp_path):
 
 
 def test_the_last_config_of_a_small_space_is_found_too(tmp_path):
-    from tests.tuning.test_budgeted_study import small_space  # noqa: PLC0415
-
     study = open_study(None, sampler="ehvi", space=small_space(continuous=False))
     keys, rng = [], random.Random(0)
     while (proposal := study.ask()) is not None:

@@ -1,10 +1,12 @@
 """Files that are either the old ones or the new ones, never half of one."""
 
 import contextlib
+import json
 import os
 import secrets
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 from vpetl_ray.errors import SearchError
 
@@ -30,6 +32,17 @@ def replacing(path: Path) -> Iterator[Path]:
         raise SearchError(f"{path}: cannot be written: {error.strerror or error}") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_json(path: Path, document: Mapping[str, Any]) -> None:
+    """Write a document to be read by people too; what JSON has no word for (NaN) is an error.
+
+    Raises:
+        SearchError: the file cannot be written.
+    """
+    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
+    with replacing(path) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from vpetl_ray.errors import SearchError, SpecError
-from vpetl_ray.results.atomic import replacing
+from vpetl_ray.results.atomic import write_json
 from vpetl_ray.results.front import front_hypervolume, ppt
 from vpetl_ray.results.front_facts import UNIT
 from vpetl_ray.results.records import EpochRow, Scalar, TrialRecord, TrialState
@@ -177,9 +177,7 @@ def write_confirmed(directory: Path, confirmation: Confirmation) -> None:
     Raises:
         SearchError: the file cannot be written.
     """
-    text = json.dumps(confirmation.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
-    with replacing(directory / CONFIRMED_FILE) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(directory / CONFIRMED_FILE, confirmation.to_dict())
 
 
 def take_up(directory: Path, new: Confirmation) -> Confirmation:

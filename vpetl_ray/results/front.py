@@ -4,7 +4,6 @@ Everything below `to_costs` minimises. The geometry knows arrays alone; `front_o
 `write_front` at the end are where records come in.
 """
 
-import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -13,7 +12,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from vpetl_ray.results.atomic import replacing
+from vpetl_ray.results.atomic import write_json
 from vpetl_ray.results.objectives import LOWEST
 from vpetl_ray.results.records import Columns, TrialRecord, TrialState, write_trials
 
@@ -229,9 +228,7 @@ def write_front(
         SearchError: a file cannot be written.
     """
     document = {**(extra or {}), "front": [_entry(record) for record in front]}
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    with replacing(Path(directory) / "front.json") as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_json(Path(directory) / "front.json", document)
     write_trials(Path(directory) / "front.parquet", front, columns, costs=costs)
 
 

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vpetl_ray.models.arch import Arch
-from vpetl_ray.results.atomic import replacing
+from vpetl_ray.results.atomic import write_json
 from vpetl_ray.results.choices import Choice, choice_table
 from vpetl_ray.results.history import history_of, write_history
 from vpetl_ray.results.importance import (
@@ -115,7 +114,7 @@ def write_report(
         names.append(POSITIONS_FIGURE)
     reason = None if found else _lack(sample, table.choices, needed)
     document = _document(sample, table.choices, found, cells, reason)
-    _write_json(directory / IMPORTANCE_FILE, document)
+    write_json(directory / IMPORTANCE_FILE, document)
     return Report(
         files=tuple(directory / file for file in names),
         lines=_lines(found, reason),
@@ -198,9 +197,3 @@ def _markdown(found: Sequence[ObjectiveImportance], sample: SameLength, reason: 
         rows.append(f"| {name} | " + " | ".join(cells) + " |")
     told = ", ".join(f"{heads[o.objective]} {o.explained:.2f}" for o in found)
     return "\n".join(rows) + f"\n\nOf {sample.sentence}; R² on unseen trials: {told}."
-
-
-def _write_json(path: Path, document: dict[str, Any]) -> None:
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from vpetl_ray.results.atomic import replacing
+from vpetl_ray.results.atomic import replacing, write_json
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.results.tracking import Tracker
 
@@ -92,7 +91,7 @@ class SeedFiles:
         self._facts = facts
         self._tracker = tracker
         self._records: list[TrialRecord] = []
-        self._write_json(CONFIG_FILE, facts.config)
+        write_json(self._directory / CONFIG_FILE, facts.config)
 
     @property
     def records(self) -> list[TrialRecord]:
@@ -125,7 +124,7 @@ class SeedFiles:
             SearchError: a file cannot be written.
         """
         self._records.append(record)
-        self._write_json(RESULTS_FILE, self._document())
+        write_json(self._directory / RESULTS_FILE, self._document())
         path = self.adapter_path(record.id)
         self._tracker.log_trial(record, path if path.exists() else None)
         self._tracker.update_result(
@@ -194,11 +193,6 @@ class SeedFiles:
         lines = [heads, ["---:"] * len(heads), *rows]
         table = "\n".join(f"| {' | '.join(line)} |" for line in lines)
         return f"{self._facts.intro}\n\n{table}\n"
-
-    def _write_json(self, name: str, document: Mapping[str, Any]) -> None:
-        text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False)
-        with replacing(self._directory / name) as path:
-            path.write_text(text + "\n", encoding="utf-8")
 
 
 def _percent(value: float | None) -> str:

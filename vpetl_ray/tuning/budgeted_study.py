@@ -215,7 +215,7 @@ class BudgetedStudy:
             if self._numbers_by_key.setdefault(config.key, trial.number) != trial.number:
                 self._file.drop(trial.number)
             elif params > self._budget:
-                self._reject(trial.number, config.values, params, name=name)
+                self._reject(trial.number, config, params, name=name)
             else:
                 proposal = self._proposal(trial.number, config, params, name=name)
                 self._hand_out(proposal, is_own=False)
@@ -263,7 +263,7 @@ class BudgetedStudy:
             return repaired, self._space.count(repaired), False
         if config.key not in self._numbers_by_key:
             self._numbers_by_key[config.key] = number = self._add(config.values, params)
-            self._reject(number, config.values, params)
+            self._reject(number, config, params)
         return None
 
     def _next_unseen(self) -> Proposal | None:
@@ -318,7 +318,7 @@ class BudgetedStudy:
     def _reject(
         self,
         number: int,
-        values: Values | None,
+        config: TrialConfig | None,
         params: int,
         *,
         reason: str | None = None,
@@ -331,12 +331,10 @@ class BudgetedStudy:
             number=number,
             state=TrialState.INFEASIBLE,
             trainable_params=params,
-            config={} if values is None else dict(self._space.config_columns(values)),
+            config={} if config is None else dict(self._space.config_columns(config.values)),
             reason=reason or over,
             name=name,
-            costs={}
-            if values is None
-            else self._count_costs(trial_id(number), self._space.build(values)),
+            costs={} if config is None else self._count_costs(trial_id(number), config),
         )
         self._records[number] = record
         self._file.close(record)

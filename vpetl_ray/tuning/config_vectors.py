@@ -15,8 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from vpetl_ray.tuning.domains import Domain, FloatRange, IntRange, Subset, Value
-from vpetl_ray.tuning.drawing import is_size
-from vpetl_ray.tuning.method_space import Values
+from vpetl_ray.tuning.method_space import Values, is_size
 from vpetl_ray.tuning.space import Space
 
 Array = NDArray[np.float64]

@@ -6,7 +6,7 @@ import math
 import random
 
 from vpetl_ray.tuning.domains import Choice, Domain, Fixed, FloatRange, IntRange, Subset, Value
-from vpetl_ray.tuning.method_space import Values
+from vpetl_ray.tuning.method_space import Values, is_size
 from vpetl_ray.tuning.space import Space, TrialConfig
 
 _STEP = 0.15  # of a range, standard deviation of a neighbour
@@ -93,15 +93,6 @@ def repair(space: Space, values: Values, budget: int) -> TrialConfig | None:
         else:
             high = middle
     return fitting
-
-
-SIZES = frozenset({"d_bottle", "rank", "num_tokens", "d_middle"})
-"""Fields that say how large a method is; none of its size means that it is off."""
-
-
-def is_size(path: str) -> bool:
-    """Whether a path of a space is a method's size, of all stages or of one."""
-    return not SIZES.isdisjoint(path.split("."))
 
 
 def _at(domain: IntRange | FloatRange, place: float) -> Value:

@@ -53,6 +53,17 @@ class _Candidate:
     vector: Array
 
 
+@dataclass(frozen=True)
+class _Seen:
+    """Trials of which an accuracy is known, and what is predicted of them; N of each."""
+
+    beliefs: list[Belief]
+    top1: Array
+    sd: Array
+    costs: Array
+    """(N, 2): size in decades, and accuracy turned round: less is better."""
+
+
 class ExpectedImprovementSampler:
     """Proposes what is expected to add most to the front's hypervolume for its training time.
 
@@ -84,15 +95,15 @@ class ExpectedImprovementSampler:
 
     def propose(self) -> Values | None:
         """Return the best candidate's values; None if every config of the space is known."""
-        self._fill_pool()
+        seen = self._seen()
+        self._fill_pool(seen)
         assert self._pool is not None
         if not self._pool:
             return None
-        seen = [belief for belief in self._beliefs if belief.curve]
-        if len(seen) < NUM_FIRST or len({self._target(belief)[0] for belief in seen}) < 3:
+        if len(seen.beliefs) < NUM_FIRST or len(set(seen.top1)) < 3:
             best = self._most_apart()
         else:
-            gain_M = self._best_gains()
+            gain_M = self._best_gains(seen)
             order = np.argsort(-gain_M, kind="stable")
             self._pool = [self._pool[index] for index in order[:POOL]]
             best = self._pool[0]
@@ -119,7 +130,19 @@ class ExpectedImprovementSampler:
         if self._pool is not None:
             self._pool = [candidate for candidate in self._pool if candidate.key != key]
 
-    def _fill_pool(self) -> None:
+    def _seen(self) -> _Seen:
+        """Predict the end of every trial that has been trained for an epoch."""
+        beliefs, predictions = [], []
+        for belief in self._beliefs:
+            prediction = self._beliefs.predict(belief)
+            if prediction is not None:
+                beliefs.append(belief)
+                predictions.append((prediction.mean, prediction.sd))
+        top1_N, sd_N = np.array(predictions, dtype=np.float64).reshape(-1, 2).T
+        sizes_N = np.log10([max(belief.params, 1) for belief in beliefs])
+        return _Seen(beliefs, top1_N, sd_N, np.column_stack([sizes_N, -top1_N]))
+
+    def _fill_pool(self, seen: _Seen) -> None:
         if self._is_listed:
             if self._pool is None:
                 self._pool = []
@@ -131,7 +154,7 @@ class ExpectedImprovementSampler:
             wanted = POOL // 4
         else:
             wanted = NUM_NEW
-        parents = self._parents()
+        parents = self._parents(seen)
         for number in range(wanted):
             if parents and number % 2:
                 self._add(mutate(self._space, self._rng.choice(parents), self._rng))
@@ -152,12 +175,11 @@ class ExpectedImprovementSampler:
         vector = self._vectors.vector(config.values, params)
         self._pool.append(_Candidate(config.values, config.key, params, vector))
 
-    def _parents(self) -> list[Values]:
-        seen = [belief for belief in self._beliefs if belief.curve]
-        if len(seen) < NUM_FIRST:
+    def _parents(self, seen: _Seen) -> list[Values]:
+        if len(seen.beliefs) < NUM_FIRST:
             return []
-        costs_N2 = [[np.log10(b.params), -self._target(b)[0]] for b in seen]
-        return [seen[index].config.values for index in ranking(costs_N2, num=len(seen) // 4)]
+        best = ranking(seen.costs, num=len(seen.beliefs) // 4)
+        return [seen.beliefs[index].config.values for index in best]
 
     def _most_apart(self) -> _Candidate:
         """Of a few candidates the one whose size is farthest from those that are known."""
@@ -166,15 +188,10 @@ class ExpectedImprovementSampler:
         sizes = [float(vector[-1]) for vector in self._known_vectors.values()]
         return max(few, key=lambda c: min((abs(float(c.vector[-1]) - s) for s in sizes), default=1))
 
-    def _target(self, belief: Belief) -> tuple[float, float]:
-        prediction = self._beliefs.predict(belief)
-        assert prediction is not None
-        return prediction.mean, prediction.sd
-
-    def _best_gains(self) -> Array:
+    def _best_gains(self, seen: _Seen) -> Array:
         """Expected gain of hypervolume of every candidate of the pool, (M,), for its time."""
         assert self._pool is not None
-        known = self._condition()
+        known = self._condition(seen)
         known_ND = np.array([self._known_vectors[number] for number in known])
         at_known_N, _ = self._model.predict(known_ND)
         pool_MD = np.array([candidate.vector for candidate in self._pool])
@@ -183,33 +200,32 @@ class ExpectedImprovementSampler:
         gain_M = expected_gain(pool_MD[:, -1], mean_M, sd_M, known_ND[:, -1], at_known_N, floor)
         return gain_M / self._seconds(pool_MD) ** self._cost_power
 
-    def _condition(self) -> list[int]:
+    def _condition(self, seen: _Seen) -> list[int]:
         """Fit the model to what is believed now; return the trials in it, what runs included."""
-        seen = [belief for belief in self._beliefs if belief.curve]
-        targets_N2 = np.array([self._target(belief) for belief in seen])
-        if len(seen) > MAX_POINTS:
-            sizes_N = np.array([np.log10(max(belief.params, 1)) for belief in seen])
-            kept = ranking(np.column_stack([sizes_N, -targets_N2[:, 0]]), num=MAX_POINTS)
-            seen, targets_N2 = [seen[index] for index in kept], targets_N2[kept]
-        x_ND = np.array([self._known_vectors[belief.number] for belief in seen])
+        beliefs, top1_N, variance_N = seen.beliefs, seen.top1, seen.sd**2
+        if len(beliefs) > MAX_POINTS:
+            kept = ranking(seen.costs, num=MAX_POINTS)
+            beliefs = [beliefs[index] for index in kept]
+            top1_N, variance_N = top1_N[kept], variance_N[kept]
+        x_ND = np.array([self._known_vectors[belief.number] for belief in beliefs])
         search = len(self._beliefs) >= self._searched_at * _GROWTH
         if search:
             self._searched_at = len(self._beliefs)
-        self._model.fit(x_ND, targets_N2[:, 0], targets_N2[:, 1] ** 2, search=search)
+        self._model.fit(x_ND, top1_N, variance_N, search=search)
         running = [b for b in self._beliefs if not b.curve and b.state is None]
         if running:
             # What runs is believed to come out as predicted, and is not proposed again beside it.
             more_RD = np.array([self._known_vectors[belief.number] for belief in running])
             believed_R, _ = self._model.predict(more_RD)
             x_ND = np.vstack([x_ND, more_RD])
-            targets_N = np.concatenate([targets_N2[:, 0], believed_R])
-            noise_N = np.concatenate([targets_N2[:, 1] ** 2, np.full(len(running), NOISE_SD**2)])
-            self._model.fit(x_ND, targets_N, noise_N, search=False)
-        return [belief.number for belief in (*seen, *running)]
+            top1_N = np.concatenate([top1_N, believed_R])
+            variance_N = np.concatenate([variance_N, np.full(len(running), NOISE_SD**2)])
+            self._model.fit(x_ND, top1_N, variance_N, search=False)
+        return [belief.number for belief in (*beliefs, *running)]
 
     def _seconds(self, pool_MD: Array) -> Array:
         """Predict seconds an epoch, (M,), by ridge regression of their logarithm."""
-        timed = [b for b in self._beliefs if b.seconds > 0 and not b.config.is_probe]
+        timed = [b for b in self._beliefs if b.seconds > 0 and b.epoch and not b.config.is_probe]
         timed = timed[-MAX_POINTS:]
         if self._cost_power == 0.0 or len(timed) < NUM_FIRST:
             return np.ones(len(pool_MD))

@@ -57,6 +57,10 @@ METHOD_FIELDS: Mapping[str, MethodFields] = {
 """In the order in which a trial is asked for them."""
 
 
+SIZES = ("d_bottle", "rank", "num_tokens", "d_middle")
+"""Fields that say how large a method is; none of its size means that it is off."""
+
+
 class MethodSpace:
     """One method in a space.
 
@@ -201,6 +205,11 @@ def stage_of(field: str) -> int | None:
     """Tell the stage of `d_bottle.stage2`; None for a field of all stages."""
     _, found, stage = field.partition(".stage")
     return int(stage) if found else None
+
+
+def is_size(path: str) -> bool:
+    """Whether a path of a space is a method's size, of all stages or of one."""
+    return not set(SIZES).isdisjoint(path.split("."))
 
 
 def base_of(field: str) -> str:

@@ -232,11 +232,11 @@ class PerRungSampler:
 
     def learn(self, belief: Belief) -> None:
         """Tell every model of an epoch that the trial has come to."""
-        for epoch in belief.curve:
-            if epoch not in self._models and epoch == belief.epoch:
-                self._models[epoch] = self._model(epoch)
-                for other in self._beliefs:
-                    self._models[epoch].accept(other, is_own=False)
+        reached = belief.epoch
+        if reached and reached not in self._models:
+            self._models[reached] = self._model(reached)
+            for other in self._beliefs:
+                self._models[reached].accept(other, is_own=False)
         for epoch, model in self._models.items():
             if epoch in belief.curve or belief.state is not None:
                 model.learn(belief)

@@ -31,6 +31,7 @@ from vpetl_ray.training.recipe import Recipe
 from vpetl_ray.tuning.domains import Domain, Fixed, Scalar, Value, as_domain, label
 from vpetl_ray.tuning.method_space import (
     METHOD_FIELDS,
+    SIZES,
     MethodSpace,
     Picker,
     Values,
@@ -49,8 +50,6 @@ PROBE_ONLY = frozenset({"training.probe_epochs", "training.probe_learning_rate"}
 NOT_FOR_PROBE = frozenset({"training.epochs", "training.learning_rate", "training.drop_path"})
 """Without effect where only the classifier is trained; see `FineTuning`."""
 _WHAT = ("targets", "kinds")
-_WIDTHS = ("d_bottle", "rank", "num_tokens", "d_middle")
-"""Fields that say in a few words what a method is set to."""
 
 
 class NothingToTrain(VpetlError):  # noqa: N818 - reads as what it says where it is caught
@@ -291,7 +290,7 @@ def _recipe_defaults() -> dict[str, Domain | None]:
 def _describe_method(method: MethodConfig) -> str:
     values = method_to_dict(method)
     what = "".join(f"({label(tuple(values[key]))})" for key in _WHAT if key in values)
-    widths = "".join(f" {values[key]}" for key in _WIDTHS if values.get(key) is not None)
+    widths = "".join(f" {values[key]}" for key in SIZES if values.get(key) is not None)
     where = "".join(
         f" {key.removesuffix('s')} {label(tuple(values[key]))}"
         for key in ("stages", "blocks")

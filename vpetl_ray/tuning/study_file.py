@@ -20,6 +20,7 @@ from optuna.trial import TrialState as OptunaState
 from sqlalchemy import event
 
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
+from vpetl_ray.tuning.search_id import SEARCH_ID
 
 _VALUES = "values"
 _NAME = "name"
@@ -28,7 +29,6 @@ _CURVE = "curve"
 _COSTS = "costs"
 _BUDGET = "over_budget"
 _TEST_TOP1 = "test_top1:"
-_SEARCH_ID = "search_id"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -67,8 +67,8 @@ class StudyFile:
             sampler=optuna.samplers.RandomSampler(seed=0),
             load_if_exists=True,
         )
-        if _SEARCH_ID not in self._study.user_attrs:
-            self._study.set_user_attr(_SEARCH_ID, uuid.uuid4().hex)
+        if SEARCH_ID not in self._study.user_attrs:
+            self._study.set_user_attr(SEARCH_ID, uuid.uuid4().hex)
         trials = self._study.get_trials(deepcopy=False)
         self._count = len(trials)
         self._num_waiting = sum(trial.state is OptunaState.WAITING for trial in trials)
@@ -79,7 +79,7 @@ class StudyFile:
     @property
     def search_id(self) -> str:
         """Names the search for good, through every interruption."""
-        return str(self._study.user_attrs[_SEARCH_ID])
+        return str(self._study.user_attrs[SEARCH_ID])
 
     def enqueue(self, params: Mapping[str, Any], name: str | None) -> None:
         """Put a config in the queue, to be taken by `take`."""
