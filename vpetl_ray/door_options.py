@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -11,4 +12,28 @@ MAX_SEED = 2**32 - 1
 Address = Annotated[
     str | None,
     typer.Option(help="A running Ray cluster; RAY_ADDRESS is used, too.", show_default="local"),
+]
+
+Model = Annotated[
+    str,
+    typer.Argument(
+        metavar="MODEL",
+        help="A search's folder (runs/x, runs/x@knee, runs/x@t0007), a folder or file of one "
+        "model, models:/NAME@ALIAS, or an MLflow run id.",
+        show_default=False,
+    ),
+]
+Backbone = Annotated[
+    Path | None,
+    typer.Option(help="The backbone's weights, where they are not found by themselves."),
+]
+Device = Annotated[
+    str | None, typer.Option(help="cpu, cuda, cuda:1.", show_default="a GPU if there is one")
+]
+TrackingUri = Annotated[
+    str | None,
+    typer.Option(
+        help="The MLflow store of a model that is named there.",
+        show_default="MLFLOW_TRACKING_URI, else runs/*/mlflow.db",
+    ),
 ]

@@ -17,6 +17,7 @@ from vpetl_ray.errors import SearchError, SpecError
 from vpetl_ray.results.tracking_uri import store_in
 from vpetl_ray.spec.search_spec import SearchSpec
 from vpetl_ray.stage_display import StageDisplay
+from vpetl_ray.training.model_facts import DataFacts
 from vpetl_ray.tuning.cluster import GroupPlan, free_nodes, plan_groups, ray_session
 from vpetl_ray.tuning.ray_decode import cluster_decoder
 from vpetl_ray.tuning.trial_protocol import GroupSetup
@@ -96,8 +97,28 @@ def setup_groups(
         view=spec.data_config().view_spec(),
         seed=spec.seed,
         measured=measured,
+        facts=data_facts(spec),
     )
     return fine_tuning_groups(setup, weights)
+
+
+def data_facts(spec: SearchSpec) -> DataFacts:
+    """Gather what an adapter's user has to know of the data and the backbone."""
+    data = spec.data_config().multi_view()
+    clip, view = data.clip_spec(), data.view_spec()
+    return DataFacts(
+        weights=str(spec.backbone.weights),
+        data=spec.data.source,
+        clip={
+            "frames": clip.frames,
+            "stride": clip.stride,
+            "short_side": clip.short_side,
+            "sampling": clip.sampling,
+        },
+        size=view.size,
+        segments=clip.test_segments,
+        crops=view.test_crops,
+    )
 
 
 def connect(

@@ -14,6 +14,7 @@ from vpetl_ray.decode_words import skipped_sentence
 from vpetl_ray.job_steps import (
     SECONDS_FOR_TRACKING,
     connect,
+    data_facts,
     list_videos,
     prepare_clips,
     setup_groups,
@@ -184,6 +185,7 @@ class SearchJob:
             classes=store.classes,
             clip=(data.clip_spec().frames, size, size),
             seed=self._spec.seed,
+            facts=data_facts(self._spec),
         )
 
     def _open_study(

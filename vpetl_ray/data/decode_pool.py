@@ -23,7 +23,6 @@ from types import TracebackType
 
 import numpy as np
 
-import vpetl_ray
 from vpetl_ray.data.config import ClipSpec
 from vpetl_ray.data.decoded import UnreadableVideoError
 from vpetl_ray.data.decoder import Outcome
@@ -136,7 +135,7 @@ class _Worker:
 
     def __init__(self, spec: ClipSpec) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
-        package_parent = str(Path(vpetl_ray.__file__).parent.parent)
+        package_parent = str(Path(__file__).parents[2])
         search_path = [package_parent, os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and words)
             [*WORKER_COMMAND, json.dumps(asdict(spec))],

@@ -7,6 +7,7 @@ from vpetl_ray.models.arch_base import Size
 from vpetl_ray.petl.adapter_bytes import count_adapter_bytes
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.flops import count_forward_flops
+from vpetl_ray.training.model_facts import DataFacts, adapter_facts
 from vpetl_ray.tuning.space import TrialConfig
 
 
@@ -19,15 +20,24 @@ class CostCounter:
         classes: of the data; their names are in the adapter file.
         clip: frames, and pixels of height and width, that enter the network.
         seed: of the search, which is in the adapter file.
+        facts: what else is in it.
     """
 
     def __init__(
-        self, names: Sequence[str], *, arch: Arch, classes: Sequence[str], clip: Size, seed: int
+        self,
+        names: Sequence[str],
+        *,
+        arch: Arch,
+        classes: Sequence[str],
+        clip: Size,
+        seed: int,
+        facts: DataFacts | None = None,
     ) -> None:
         self._arch = arch
         self._classes = list(classes)
         self._clip = clip
         self._seed = seed
+        self._facts = facts
         counts = {"adapter_bytes": self._bytes, "forward_flops": self._flops}
         self._counts = {name: counts[name] for name in names if name in counts}
 
@@ -38,11 +48,17 @@ class CostCounter:
 
     def __call__(self, trial_id: str, config: TrialConfig) -> Mapping[str, float]:
         """Count what this trial will cost."""
-        return {name: count(trial_id, config.petl) for name, count in self._counts.items()}
+        return {name: count(trial_id, config) for name, count in self._counts.items()}
 
-    def _bytes(self, trial_id: str, petl: PetlConfig) -> int:
-        facts = {"trial": trial_id, "seed": self._seed, "classes": self._classes}
-        return count_adapter_bytes(petl, self._arch, len(self._classes), facts)
+    def _bytes(self, trial_id: str, config: TrialConfig) -> int:
+        facts = adapter_facts(
+            self._facts,
+            trial=trial_id,
+            seed=self._seed,
+            classes=self._classes,
+            precision=config.recipe.precision,
+        )
+        return count_adapter_bytes(config.petl, self._arch, len(self._classes), facts)
 
-    def _flops(self, trial_id: str, petl: PetlConfig) -> int:
-        return count_forward_flops(petl, self._arch, len(self._classes), self._clip)
+    def _flops(self, trial_id: str, config: TrialConfig) -> int:
+        return count_forward_flops(config.petl, self._arch, len(self._classes), self._clip)

@@ -28,6 +28,7 @@ from vpetl_ray.training.evaluation import evaluate, evaluate_views
 from vpetl_ray.training.features import DEFAULT_MAX_BYTES, FeatureCache
 from vpetl_ray.training.loop import FineTuning
 from vpetl_ray.training.measure import measure_latency, measure_step_memory
+from vpetl_ray.training.model_facts import DataFacts, adapter_facts
 from vpetl_ray.tuning.messages import Task
 from vpetl_ray.tuning.space import TrialConfig
 from vpetl_ray.tuning.trial_protocol import EpochOutput, GroupSetup, WorkerContext
@@ -48,6 +49,8 @@ class FineTuningSetup:
     """Of data order, views and every initial value, where a task does not bring its own."""
     measured: tuple[str, ...] = ()
     """Of `results.objectives.COSTS`: what is measured of every trial that begins."""
+    facts: DataFacts | None = None
+    """What adapter files say of the data and the backbone, so that they can be used elsewhere."""
     feature_bytes: int = DEFAULT_MAX_BYTES
     """Memory that one worker may use for features of the frozen part."""
 
@@ -147,9 +150,15 @@ class FineTuningRunner:
         """The trial's adapter file, as `petl.adapter_file` reads it; nothing for an evaluation."""
         from safetensors.torch import save  # noqa: PLC0415 - as everywhere: only where it is used
 
-        if self._tuning is None or self._attached is None:
+        if self._tuning is None or self._attached is None or self._config is None:
             return b""
-        facts = {"trial": self._trial_id, "seed": self._seed, "classes": self._classes}
+        facts = adapter_facts(
+            self._setup.facts,
+            trial=self._trial_id,
+            seed=self._seed,
+            classes=self._classes,
+            precision=self._config.recipe.precision,
+        )
         header = describe_adapter(self._attached, facts, backbone_hash=self._backbone_hash)
         self._backbone_hash = header["backbone"]
         return save(self._attached.state_dict(), metadata=header)

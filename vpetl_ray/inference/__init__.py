@@ -1,0 +1,1 @@
+"""A trained model in use: loaded, asked, exported. No Ray, no MLflow, no search."""

@@ -1,0 +1,154 @@
+"""Which file is meant: the adapter of a results folder, and the weights that it needs."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, Final
+
+from vpetl_ray.data.demo import DEMO_CHECKPOINT
+from vpetl_ray.errors import CheckpointError
+
+ADAPTER: Final = "adapter.safetensors"
+"""In a folder that holds one model."""
+BACKBONE: Final = "backbone.safetensors"
+"""Beside it, where the folder is self-contained."""
+WEIGHTS_VARIABLE: Final = "VPETL_WEIGHTS"
+"""Environment: folders where weights files are looked for by name, joined as PATH is."""
+WORDS: Final = ("best", "knee", "smallest")
+_DEMO = "demo"
+
+
+def find_adapter(path: Path, member: str | None = None) -> Path:
+    """Find the adapter file that a path, and possibly a member's name, mean.
+
+    Args:
+        path: an adapter file, or a folder: of one model, of a search, of a `finetune`.
+        member: of a search, a trial's id or one of `WORDS` (by default best); of a `finetune`,
+            `seed0` and so on (by default the first).
+
+    Raises:
+        CheckpointError: there is none, or no such member.
+
+    """
+    if path.is_file():
+        return _without_member(path, path, member)
+    if not path.is_dir():
+        raise CheckpointError(f"{path}: there is no such file or folder")
+    if (path / ADAPTER).is_file():
+        return _without_member(path / ADAPTER, path, member)
+    if (path / "front.json").is_file():
+        return _of_search(path, member or WORDS[0])
+    seeds = {
+        file.stem.removeprefix("adapter-"): file for file in path.glob("adapter-*.safetensors")
+    }
+    if not seeds:
+        raise CheckpointError(
+            f"{path}: is neither a search's results folder (front.json), nor finetune's "
+            f"(adapter-seed0.safetensors), nor a model's ({ADAPTER})"
+        )
+    return _named(path, seeds, member or sorted(seeds)[0])
+
+
+def _without_member(file: Path, path: Path, member: str | None) -> Path:
+    if member is not None:
+        raise CheckpointError(f"{path}@{member}: {path} is one model; leave @{member} out")
+    return file
+
+
+def _of_search(folder: Path, member: str) -> Path:
+    front = read_front(folder)
+    files = {entry["id"]: folder / "adapters" / f"{entry['id']}.safetensors" for entry in front}
+    if member in WORDS:
+        return files[choose_member(folder, member)["id"]]
+    # A trial that is not on the front has no file, unless the search keeps all until the end.
+    return _named(folder, files, member, also=WORDS)
+
+
+def _named(folder: Path, files: dict[str, Path], member: str, also: tuple[str, ...] = ()) -> Path:
+    if member not in files:
+        raise CheckpointError(
+            f"{folder}@{member}: there is no such model; there are {', '.join([*also, *files])}"
+        )
+    if not files[member].is_file():
+        raise CheckpointError(f"{files[member]}: there is no such file; was it moved?")
+    return files[member]
+
+
+def read_front(folder: Path) -> list[dict[str, Any]]:
+    """Read a search's front as front.json has it, cheapest first.
+
+    Raises:
+        CheckpointError: it cannot be read, or nobody is on it.
+
+    """
+    document = _document(folder)
+    front: list[dict[str, Any]] = document["front"]
+    if not front:
+        raise CheckpointError(f"{folder}: its front is empty; no trial was completed")
+    return front
+
+
+def choose_member(folder: Path, word: str) -> dict[str, Any]:
+    """Give the best, the knee or the smallest of a search's front."""
+    front = read_front(folder)
+    if word == "smallest":
+        return min(front, key=lambda entry: entry["trainable_params"])
+    if word == "knee":
+        knee = _document(folder)["knee"]
+        return next(entry for entry in front if entry["id"] == knee)
+    return max(front, key=lambda entry: entry["top1"])
+
+
+def _document(folder: Path) -> dict[str, Any]:
+    path = folder / "front.json"
+    try:
+        document = json.loads(path.read_bytes())
+    except (OSError, ValueError) as error:
+        raise CheckpointError(f"{path}: cannot be read: {error}") from error
+    if not isinstance(document, dict) or "front" not in document:
+        raise CheckpointError(f"{path}: is no front of a search")
+    return document
+
+
+def find_weights(
+    recorded: str, adapter: Path, given: Path | None = None, *, what: str = "its backbone"
+) -> Path:
+    """Find the weights of an adapter's backbone.
+
+    They are where the caller says, or in the adapter's folder, or come with the package, or are
+    where they were in training, or in a folder of `WEIGHTS_VARIABLE`.
+
+    Args:
+        recorded: what the adapter says: `demo`, or a path.
+        adapter: the file.
+        given: by the caller.
+        what: names the backbone in the message.
+
+    Raises:
+        CheckpointError: they are nowhere; the message says which file is needed.
+
+    """
+    if given is not None:
+        return given  # whether it exists is said by who reads it
+    if (bundled := adapter.parent / BACKBONE).is_file():
+        return bundled
+    if recorded == _DEMO:
+        return DEMO_CHECKPOINT
+    for path in _places(Path(recorded), adapter.parent):
+        if path.is_file():
+            return path
+    raise CheckpointError(
+        f"{adapter}: needs {what}, the file {Path(recorded).name}, which was {recorded} in "
+        f"training and is not there; give it with --backbone, or name its folder in "
+        f"{WEIGHTS_VARIABLE}"
+    )
+
+
+def _places(recorded: Path, folder: Path) -> Iterator[Path]:
+    yield recorded
+    yield folder / recorded.name
+    for other in filter(None, os.environ.get(WEIGHTS_VARIABLE, "").split(os.pathsep)):
+        yield Path(other).expanduser() / recorded.name
