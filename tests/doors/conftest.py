@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the examples of every method
+
 from vpetl_ray.data.demo import encode_mp4
 
 SPEC = """\

@@ -14,6 +14,7 @@ from torch import Tensor
 from vpetl_ray.errors import CheckpointError, DataError
 from vpetl_ray.inference.find import find_weights
 from vpetl_ray.inference.video_clips import VideoClips
+from vpetl_ray.inference.whole_model import is_whole, load_whole
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
@@ -154,7 +155,7 @@ def load_model(
     """Build the backbone, load its weights, check that they are the right ones, attach.
 
     Args:
-        adapter: the file.
+        adapter: the file, or one that `save_whole` wrote.
         backbone: its weights; by default where `find_weights` finds them.
         device: by default a GPU where there is one.
 
@@ -162,6 +163,11 @@ def load_model(
         CheckpointError: a file is missing or broken, or the weights are others than in training.
 
     """
+    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    if is_whole(adapter):
+        attached, own = load_whole(adapter)
+        attached.model.to(device)
+        return VideoModel(attached, own, adapter=adapter, weights=adapter)
     header = read_header(adapter)
     facts = ModelFacts.of(header["extra"], adapter)
     what = f"the backbone {header['arch']} with the hash {header['backbone']}"
@@ -170,7 +176,6 @@ def load_model(
     load_backbone(model, weights)
     _check_hash(adapter, header, facts, weights, model.state_dict())
     attached = load_adapter(adapter, model, check_backbone=False)
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     model.to(device)
     return VideoModel(attached, facts, adapter=adapter, weights=weights)
 

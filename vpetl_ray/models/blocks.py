@@ -119,7 +119,7 @@ class Attention(nn.Module):
         if not self.kv_branches:
             return None
         given = [branch(z_BNC) for branch in self.kv_branches]
-        return torch.cat([more.expand(len(z_BNC), -1, -1) for more in given], 1)
+        return torch.cat([more.expand(z_BNC.shape[0], -1, -1) for more in given], 1)
 
     def to_qkv(self, z_BNC: Tensor) -> Tensor:
         """(B, N, C) to (B, N, 3C), through the seam."""

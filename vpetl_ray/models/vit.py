@@ -83,7 +83,7 @@ class VisionTransformer(Backbone):
         x_BNC = x_BTHWC.flatten(1, 3)
         if self.cls_token is None:
             return x_BNC + positions_1NC
-        class_B1C = (self.cls_token + positions_1NC[:, :1]).expand(len(x_BNC), -1, -1)
+        class_B1C = (self.cls_token + positions_1NC[:, :1]).expand(x_BNC.shape[0], -1, -1)
         return torch.cat((class_B1C, x_BNC + positions_1NC[:, 1:]), 1)
 
     def grid_of(self, num_tokens: int) -> Size:

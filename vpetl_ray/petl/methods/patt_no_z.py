@@ -77,5 +77,5 @@ class LearnedInputAttention(ParallelAttention):
         """(B*W, N, C) and (B*W, N, 3C) to (B*W, N, 3C); the first is not read."""
         num_tokens = z_WNC.shape[1]
         places = torch.arange(num_tokens, device=self.tokens.device) % len(self.tokens)
-        hidden_WND = self.hidden(self.tokens[places]).expand(len(z_WNC), -1, -1)
+        hidden_WND = self.hidden(self.tokens[places]).expand(z_WNC.shape[0], -1, -1)
         return super().add(hidden_WND, qkv_WN3C)

@@ -159,5 +159,5 @@ class OverlappingPrompt(Prompt):
         """Twice (B*W, N, C) to (B*W, N, C); a small window keeps its last token."""
         first = self.class_tokens
         num = min(len(self.tokens), z_WNC.shape[1] - first - 1)
-        prompts = self.normed()[:num].to(z_WNC.dtype).expand(len(z_WNC), -1, -1)
+        prompts = self.normed()[:num].to(z_WNC.dtype).expand(z_WNC.shape[0], -1, -1)
         return torch.cat((z_WNC[:, :first], prompts, z_WNC[:, first + num :]), 1)
