@@ -104,7 +104,6 @@ def test_an_exported_safetensors_file_needs_no_other(adapter, clips, tmp_path, v
     assert {m.name for m in whole.attached.config.methods} == {
         "adapter",
         "patt",
-        "prompt",
         "prefix",
     }
     video = next(videos.rglob("*.mp4"))
