@@ -24,6 +24,7 @@ from vpetl_ray.models.arch import count_backbone
 from vpetl_ray.results.environment import environment_facts
 from vpetl_ray.results.front import front_of
 from vpetl_ray.results.front_facts import FrontFacts
+from vpetl_ray.results.model_card import CardFacts
 from vpetl_ray.results.objectives import Known, references
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.results.search_files import SearchFacts, SearchFiles
@@ -223,6 +224,7 @@ class SearchJob:
             backbone=spec.arch.name,
             backbone_params=count_backbone(spec.arch),
             budget=spec.given_budget,
+            card=self._card_facts(store),
             references=references(
                 spec.costs(),
                 backbone_params=count_backbone(spec.arch),
@@ -233,6 +235,21 @@ class SearchJob:
                 f"({spaced(count_backbone(spec.arch))} parameters) to {spec.data.source} data with "
                 f"{num_classes} classes. The space has {summary.size_text}.{_lacking(store)}"
             ),
+        )
+
+    def _card_facts(self, store: ClipStore) -> CardFacts:
+        spec = self._spec
+        return CardFacts(
+            search=spec.name,
+            data=spec.data.source,
+            data_path=spec.data.path,
+            num_clips={split: seal.num_clips for split, seal in store.manifest.files.items()},
+            classes=tuple(store.classes),
+            backbone=spec.arch.name,
+            backbone_params=count_backbone(spec.arch),
+            weights=str(spec.backbone.weights),
+            seed=spec.seed,
+            environment=environment_facts(),
         )
 
     def _tracking_info(self, study: BudgetedStudy, store: ClipStore) -> TrackingInfo:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpetl_ray.errors import SpecError
+from vpetl_ray.results.pareto_choice import Member
 from vpetl_ray.results.tracking import quiet_client, set_client_defaults
 from vpetl_ray.results.tracking_uri import redact, store_in
 
@@ -19,6 +20,7 @@ if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.entities.model_registry import ModelVersion
 
+_SEARCH = "vpetl.search_id"
 ROLES = ("best", "knee", "smallest")
 _MODEL = re.compile(r"models:/(?P<name>[^/@]+)(?:@(?P<alias>[^/@]+)|/(?P<version>[^/@]+))")
 _RUN = re.compile(r"(?:runs:/)?(?P<id>[0-9a-f]{32})(?:@(?P<member>[^/]+))?/?")
@@ -27,19 +29,12 @@ _NOT_THERE = {"RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"}
 
 @dataclass(frozen=True, kw_only=True)
 class Version:
-    """A registered model's version, as far as choosing needs it."""
+    """A registered model's version that a search has made."""
 
     name: str
     version: str
-    trial: str
-    trainable_params: int
-    top1: float
-    test_top1: float | None
-    config: str
-    """In few words."""
-    search_id: str
-    aliases: tuple[str, ...] = ()
-    tags: Mapping[str, str] = field(default_factory=dict)
+    source: str
+    member: Member
 
     @property
     def uri(self) -> str:
@@ -113,15 +108,26 @@ def list_versions(uri: str, name: str) -> list[Version]:
 
     """
     with _client(uri) as client:
-        found = [v for v in _all_versions(client, name) if "vpetl.search_id" in v.tags]
-        if not found:
-            raise SpecError(
-                f"{name}: no search has registered models of this name in {redact(uri, uri)}"
-            )
-        aliases = client.get_registered_model(name).aliases
-    latest = max(found, key=lambda version: int(version.version)).tags["vpetl.search_id"]
-    mine = [v for v in found if v.tags["vpetl.search_id"] == latest and v.tags["pareto"] == "true"]
-    return sorted((_known(v, aliases) for v in mine), key=lambda v: v.trainable_params)
+        found = [v for v in _all_versions(client, name) if _SEARCH in v.tags]
+    if not found:
+        raise SpecError(
+            f"{name}: is no folder, and no search has registered models of this name in "
+            f"{redact(uri, uri)}"
+        )
+    latest = max(found, key=lambda version: int(version.version)).tags[_SEARCH]
+    mine = [v for v in found if v.tags[_SEARCH] == latest and v.tags["pareto"] == "true"]
+    return sorted(map(_known, mine), key=lambda version: version.member.trainable_params)
+
+
+def download_version(uri: str, version: Version, folder: Path) -> Path:
+    """Download a version's files; give their folder.
+
+    Raises:
+        SpecError: they are not there.
+
+    """
+    with _client(uri):
+        return _fetch(version.source, folder, uri)
 
 
 def set_alias(uri: str, version: Version, alias: str) -> None:
@@ -130,20 +136,20 @@ def set_alias(uri: str, version: Version, alias: str) -> None:
         client.set_registered_model_alias(version.name, alias, version.version)
 
 
-def _known(version: ModelVersion, aliases: Mapping[str, str]) -> Version:
-    tags = dict(version.tags)
+def _known(version: ModelVersion) -> Version:
+    tags = version.tags
     test = tags.get("test_top1")
     return Version(
         name=version.name,
         version=str(version.version),
-        trial=tags["trial"],
-        trainable_params=int(tags["trainable_params"]),
-        top1=float(tags["top1"]),
-        test_top1=float(test) if test else None,
-        config=tags["config"],
-        search_id=tags["vpetl.search_id"],
-        aliases=tuple(a for a, number in aliases.items() if str(number) == str(version.version)),
-        tags=tags,
+        source=str(version.source),
+        member=Member(
+            trial=tags["trial"],
+            trainable_params=int(tags["trainable_params"]),
+            top1=float(tags["top1"]),
+            test_top1=float(test) if test else None,
+            config=tags["config"],
+        ),
     )
 
 
@@ -201,7 +207,7 @@ def _with_adapter(client: MlflowClient, run_id: str, member: str | None) -> Run:
         for child in client.search_runs([run.info.experiment_id], below, max_results=1000)
         if "vpetl.adapter" in child.data.tags
     ]
-    is_search = "vpetl.search_id" in run.data.tags
+    is_search = _SEARCH in run.data.tags
     if is_search:
         children = [child for child in children if child.data.tags.get("pareto") == "true"]
     if not children:

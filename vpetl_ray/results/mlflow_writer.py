@@ -23,6 +23,7 @@ from vpetl_ray.results.front import ppt
 from vpetl_ray.results.labels import trial_label
 from vpetl_ray.results.mlflow_views import TRAINING_PAGES, search_views, seed_views
 from vpetl_ray.results.records import Scalar, TrialRecord, TrialState
+from vpetl_ray.results.registration import Registration
 from vpetl_ray.results.tracking_info import RunStatus, TrackingInfo
 from vpetl_ray.results.tracking_uri import redact
 
@@ -126,6 +127,19 @@ class MlflowWriter:
             self._client.log_artifact(child.run_id, str(path))
             self._client.set_tag(child.run_id, _ADAPTER, path.name)
             child.has_adapter = True
+
+    def write_registration(self, registration: Registration) -> None:
+        """Make the front a registered model; what is there already stays as it is."""
+        # Here: MLflow's model format takes a second more, and a search needs it at its end alone.
+        from vpetl_ray.results.mlflow_registry import register  # noqa: PLC0415
+
+        register(
+            self._client,
+            registration,
+            experiment_id=self._experiment_id,
+            search_id=self._info.search_id,
+            run_ids={trial: child.run_id for trial, child in self._children.items()},
+        )
 
     def write_progress(
         self, metrics: Mapping[str, float], *, step: int, note: str, files: Sequence[Path]

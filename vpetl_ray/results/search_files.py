@@ -15,8 +15,10 @@ from vpetl_ray.models.arch import get_arch
 from vpetl_ray.results.atomic import replacing
 from vpetl_ray.results.front import front_of, write_front
 from vpetl_ray.results.front_facts import FrontFacts, front_facts
+from vpetl_ray.results.model_card import CardFacts
 from vpetl_ray.results.objectives import ALWAYS
 from vpetl_ray.results.records import Columns, EpochRow, TrialRecord, write_trials
+from vpetl_ray.results.registration import Registration, roles_of
 from vpetl_ray.results.report import Report, write_report
 from vpetl_ray.results.summary import search_markdown
 from vpetl_ray.results.tracking import Tracker
@@ -40,6 +42,8 @@ class SearchFacts:
     """One paragraph for people: data, backbone, what is searched."""
     references: Mapping[str, float] = field(default_factory=dict)
     """Objectives beside top-1 and parameters, by name: where the hypervolume ends on each axis."""
+    card: CardFacts | None = None
+    """For the model cards of the front, which is then registered in MLflow."""
 
 
 class SearchFiles:
@@ -162,6 +166,7 @@ class SearchFiles:
         for path in (self._directory / "adapters").glob("*.safetensors"):
             if path not in kept:
                 path.unlink()
+                path.with_suffix(".md").unlink(missing_ok=True)
 
     def _run(self) -> None:
         while True:
@@ -225,6 +230,7 @@ class SearchFiles:
         if is_last:
             self._report = self._write_report(records)
             files += self._report.files
+            self._register(front)
         self._tracker.update_front(
             front,
             metrics=known.metrics,
@@ -238,6 +244,22 @@ class SearchFiles:
                 findings=self._report.markdown if self._report else "",
             ),
         )
+
+    def _register(self, front: Sequence[TrialRecord]) -> None:
+        """Write a card for each member, and make them versions of a registered model."""
+        if self._facts.card is None:
+            return
+        from vpetl_ray.results.card_files import write_cards  # noqa: PLC0415 - torch, as above
+
+        members = write_cards(self._directory, self._facts.card, front)
+        if members:
+            self._tracker.register(
+                Registration(
+                    name=self._facts.name,
+                    members=members,
+                    aliases=roles_of(front),
+                )
+            )
 
     def _plot_objectives(self, records: Sequence[TrialRecord]) -> None:
         from vpetl_ray.results.objective_figure import plot_objectives  # noqa: PLC0415 - as above

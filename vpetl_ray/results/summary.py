@@ -11,7 +11,9 @@ from vpetl_ray.results.records import TrialRecord, TrialState
 _MAX_ROWS = 24  # MLflow keeps 5000 characters of a tag
 _PICKING = (
     "How to pick: the knee is where more parameters stop paying. The filter "
-    "`tags.pareto = 'true'` shows the front; its runs hold their adapter weights as artifacts."
+    "`tags.pareto = 'true'` shows the front. Each member is a version of a registered model, with "
+    "the aliases best, knee, smallest and any that you set: "
+    "`python -m vpetl_ray.predict models:/NAME@knee VIDEO.mp4` uses one."
 )
 
 

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from vpetl_ray.results.records import TrialRecord, TrialState
+from vpetl_ray.results.registration import Registration
 from vpetl_ray.results.tracking_info import RunStatus, TrackingInfo
 from vpetl_ray.results.tracking_uri import redact, ui_address, ui_command
 
@@ -33,12 +34,14 @@ _CLIENT_DEFAULTS = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "10",
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR": "false",
 }
 _CHATTY = ("mlflow", "alembic", "urllib3.connectionpool")
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 _LONGEST_PAUSE_AT_END = 2.0
 # Errors that a second try does not change: the record is given up, the others go on.
+_NO_REGISTRY = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "PERMISSION_DENIED", "FEATURE_DISABLED"}
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
 
 
@@ -105,6 +108,7 @@ class Tracker:
         self._adapters: dict[str, Path] = {}
         self._states: dict[str, TrialState] = {}
         self._summary = _Summary()
+        self._registration: Registration | None = None
         self._progress_is_due = False
         self._status: RunStatus | None = None
         self._closed = False
@@ -183,6 +187,18 @@ class Tracker:
         """
         self._update(_Summary(metrics=dict(metrics), files=tuple(files), note=note))
 
+    def register(self, registration: Registration) -> None:
+        """Make the front a registered model, once its trials are told.
+
+        Args:
+            registration: its files stay where they are until `finish`.
+        """
+
+        def take() -> None:
+            self._registration = registration
+
+        self._messages.put(take)
+
     def _update(self, summary: _Summary) -> None:
         def take() -> None:
             self._summary, self._progress_is_due = summary, True
@@ -254,6 +270,8 @@ class Tracker:
             self._deliver_adapter(writer, trial_id)
         if self._progress_is_due:
             self._deliver_progress(writer)
+        if self._registration is not None:
+            self._deliver_registration(writer, self._registration)
         if self._status is not None:
             writer.close(self._status)
             self._closed = True
@@ -303,6 +321,15 @@ class Tracker:
             files=[path for path in self._summary.files if path.exists()],
         )
         self._progress_is_due = False
+
+    def _deliver_registration(self, writer: "MlflowWriter", registration: Registration) -> None:
+        try:
+            writer.write_registration(registration)
+        except Exception as error:
+            if getattr(error, "error_code", None) not in _PERMANENT | _NO_REGISTRY:
+                raise
+            self._note(error)
+        self._registration = None
 
     def _note(self, error: Exception) -> None:
         said_before = self._problem is not None
