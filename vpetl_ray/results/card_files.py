@@ -15,7 +15,7 @@ from vpetl_ray.results.model_card import CardFacts, model_card, version_tags
 from vpetl_ray.results.records import TrialRecord, read_trials
 from vpetl_ray.results.registration import Candidate
 
-ABOUT_FILE = Path("adapters") / "about.json"
+ABOUT_FILE = "about.json"
 """What all cards of a search have in common."""
 
 
