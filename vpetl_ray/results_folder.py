@@ -11,6 +11,7 @@ from typing import Any
 
 from vpetl_ray.errors import SpecError
 from vpetl_ray.results.atomic import replacing
+from vpetl_ray.results.search_folder import LOCK_FILE
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
 
@@ -18,7 +19,7 @@ SPEC_FILE = "spec.yaml"
 STUDY_FILE = "study.db"
 CHECKPOINT_FOLDER = "paused"
 """Trials that wait at a rung; empty when the search is over."""
-_LOCK_FILE = ".lock"
+
 
 MAY_CHANGE = ("search.trials", "search.max_minutes", "resources", "tracking")
 """What a continued search may be told differently: how long, how wide and where it is logged."""
@@ -89,7 +90,7 @@ def locked(directory: Path) -> Iterator[None]:
     Raises:
         SpecError: another process is at work in it now.
     """
-    with (directory / _LOCK_FILE).open("w") as lock:
+    with (directory / LOCK_FILE).open("w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:

@@ -224,6 +224,7 @@ class SearchJob:
             backbone=spec.arch.name,
             backbone_params=count_backbone(spec.arch),
             budget=spec.given_budget,
+            data=spec.data.source,
             card=self._card_facts(store),
             references=references(
                 spec.costs(),

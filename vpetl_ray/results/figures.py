@@ -14,6 +14,7 @@ from vpetl_ray.results.figure_parts import draw_titles, new_figure, quieten, sav
 from vpetl_ray.results.front import front_of, knee
 from vpetl_ray.results.label_layout import place_labels
 from vpetl_ray.results.labels import count_label, trial_label
+from vpetl_ray.results.paper_points import PaperPoint
 from vpetl_ray.results.records import TrialRecord, TrialState
 
 _MAX_LABELS = 7
@@ -30,6 +31,8 @@ _LOOKS: dict[TrialState, tuple[str, float, dict[str, Any]]] = {
     TrialState.FAILED: ("failed", 22, {"marker": "x", "color": "0.1"}),
 }
 """What the legend says, area in square points, marker."""
+_PAPER_NAMED = ("Swin-BAPAT 128", "full tuning", "linear probe", "prefix 128")
+"""Of the paper's points, those with room for a name; the first has it above."""
 _RUG_HEIGHT = 0.025  # in axes units, where trials without an accuracy stand
 
 
@@ -40,6 +43,7 @@ def plot_front(
     title: str,
     budget: int | None = None,
     subtitle: str = "",
+    paper: Sequence[PaperPoint] = (),
 ) -> None:
     """Draw all trials and their front, atomically; the format follows the path's suffix.
 
@@ -54,6 +58,7 @@ def plot_front(
         title: of the figure.
         budget: limit on trainable parameters, drawn as a line.
         subtitle: one line below the title, e.g. data set and backbone.
+        paper: what the paper reports for the same setting.
 
     Raises:
         SearchError: the file cannot be written.
@@ -63,12 +68,14 @@ def plot_front(
     assert isinstance(canvas, FigureCanvasAgg)
     axes = figure.add_subplot()
     front = front_of(records, costs=())
-    _draw_axes(axes, records, budget)
+    _draw_axes(axes, records, budget, paper)
     others = [record for record in front_of(records) if record not in front]
     _draw_trials(axes, records, [*front, *others])
     _draw_others(axes, others)
     if budget:
         _draw_budget(axes, budget)
+    if paper:
+        _draw_paper(axes, paper)
     if front:
         _draw_front(axes, front, budget)
     draw_titles(axes, title, subtitle)
@@ -80,12 +87,39 @@ def plot_front(
     save_figure(figure, path)
 
 
-def _draw_axes(axes: Axes, records: Sequence[TrialRecord], budget: int | None) -> None:
+def _draw_paper(axes: Axes, paper: Sequence[PaperPoint]) -> None:
+    axes.scatter(
+        [point.params for point in paper],
+        [point.top1 for point in paper],
+        label="the paper's own",
+        marker="*",
+        facecolors="white",
+        edgecolors=_BUDGET,
+        linewidths=1.0,
+        s=70,
+        zorder=3,
+    )
+    for point in paper:
+        if point.label in _PAPER_NAMED:
+            axes.annotate(
+                point.label,
+                (point.params, point.top1),
+                xytext=(0, 7 if point.label == _PAPER_NAMED[0] else -12),
+                textcoords="offset points",
+                ha="center",
+                fontsize=7,
+                color=_BUDGET,
+            )
+
+
+def _draw_axes(
+    axes: Axes, records: Sequence[TrialRecord], budget: int | None, paper: Sequence[PaperPoint]
+) -> None:
     axes.set_xscale("log")
     axes.set_xlabel("trainable parameters (log scale)")
     axes.set_ylabel("top-1 accuracy on validation (%)")
     quieten(axes)
-    counts = [_count(record) for record in records] + ([budget] if budget else [])
+    counts = [*map(_count, records), *([budget] if budget else []), *(p.params for p in paper)]
     low, high = (min(counts), max(counts)) if counts else (1e3, 1e6)
     if high / low < _MIN_RANGE:
         low = high / _MIN_RANGE
@@ -95,7 +129,8 @@ def _draw_axes(axes: Axes, records: Sequence[TrialRecord], budget: int | None) -
     axes.xaxis.set_major_locator(LogLocator(base=10, subs=subs))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda count, _: count_label(count)))
     axes.xaxis.set_minor_formatter(NullFormatter())
-    _limit_accuracy(axes, [record.top1 for record in records if record.top1 is not None])
+    accuracies = [record.top1 for record in records if record.top1 is not None]
+    _limit_accuracy(axes, [*accuracies, *(point.top1 for point in paper)])
     if not records:
         axes.text(
             0.5, 0.5, "no trial has ended yet", transform=axes.transAxes, ha="center", color="0.4"

@@ -60,6 +60,7 @@ def write_report(
     arch: Arch,
     max_params: int,
     references: Mapping[str, float] | None = None,
+    also_svg: bool = False,
 ) -> Report:
     """Write the history and, of enough trials, importances and the heat map of positions.
 
@@ -70,6 +71,7 @@ def write_report(
         arch: its backbone.
         max_params: right edge of the hypervolume.
         references: of the history's hypervolume, further objectives with where their axes end.
+        also_svg: draw each figure as SVG, too.
 
     Raises:
         SearchError: a file cannot be written.
@@ -83,34 +85,35 @@ def write_report(
 
     history = history_of(records, max_params=max_params, references=references)
     write_history(directory / HISTORY_FILE, history)
-    plot_history(
-        history,
-        directory / HISTORY_FIGURE,
-        title=f"{name}: how the front grew",
-        subtitle=f"Hypervolume up to {count_label(max_params)} parameters and down to 0% top-1. A "
-        "linear probe counts as one epoch.",
-    )
     names = [HISTORY_FILE, HISTORY_FIGURE, IMPORTANCE_FILE]
+    for path in _formats(directory / HISTORY_FIGURE, also_svg=also_svg):
+        plot_history(
+            history,
+            path,
+            title=f"{name}: how the front grew",
+            subtitle=f"Hypervolume up to {count_label(max_params)} parameters and down to 0% "
+            "top-1. A linear probe counts as one epoch.",
+        )
     sample = same_length(records, least=trials_needed(0))
     table = choice_table(sample.records)
     needed = trials_needed(len(table.choices))
     found: tuple[ObjectiveImportance, ...] = ()
     if table.choices and len(sample.records) >= needed:
         found = importances(sample, table, max_params=max_params)
-        title = f"{name}: what mattered"
-        plot_importance(
-            found, directory / IMPORTANCE_FIGURE, title=title, subtitle=f"{sample.sentence}."
-        )
+        title, subtitle = f"{name}: what mattered", f"{sample.sentence}."
+        for path in _formats(directory / IMPORTANCE_FIGURE, also_svg=also_svg):
+            plot_importance(found, path, title=title, subtitle=subtitle)
         names.append(IMPORTANCE_FIGURE)
     cells = position_table(sample.records, sample.top1, arch)
     if cells:
-        plot_positions(
-            cells,
-            directory / POSITIONS_FIGURE,
-            title=f"{name}: accuracy by position",
-            subtitle=f"{sample.sentence}; a trial counts in each place it acts in",
-            num_stages=arch.num_stages,
-        )
+        for path in _formats(directory / POSITIONS_FIGURE, also_svg=also_svg):
+            plot_positions(
+                cells,
+                path,
+                title=f"{name}: accuracy by position",
+                subtitle=f"{sample.sentence}; a trial counts in each place it acts in",
+                num_stages=arch.num_stages,
+            )
         names.append(POSITIONS_FIGURE)
     reason = None if found else _lack(sample, table.choices, needed)
     document = _document(sample, table.choices, found, cells, reason)
@@ -120,6 +123,10 @@ def write_report(
         lines=_lines(found, reason),
         markdown=_markdown(found, sample, reason),
     )
+
+
+def _formats(path: Path, *, also_svg: bool) -> list[Path]:
+    return [path, path.with_suffix(".svg")] if also_svg else [path]
 
 
 def _lack(sample: SameLength, choices: Sequence[Choice], needed: int) -> str:

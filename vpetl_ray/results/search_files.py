@@ -6,6 +6,7 @@ A thread writes: a table of thousands of rows and a picture take longer than a t
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,13 +18,17 @@ from vpetl_ray.results.front import front_of, write_front
 from vpetl_ray.results.front_facts import FrontFacts, front_facts
 from vpetl_ray.results.model_card import CardFacts
 from vpetl_ray.results.objectives import ALWAYS
+from vpetl_ray.results.paper_points import paper_points
 from vpetl_ray.results.records import Columns, EpochRow, TrialRecord, write_trials
 from vpetl_ray.results.registration import Registration, roles_of
 from vpetl_ray.results.report import Report, write_report
+from vpetl_ray.results.search_page import PageFacts, write_search_page
 from vpetl_ray.results.summary import search_markdown
 from vpetl_ray.results.tracking import Tracker
 
 SECONDS_BETWEEN_WRITES = 1.0
+SECONDS_BETWEEN_PAGES = 10.0
+"""A page is 5 MB, most of it plotly's."""
 OBJECTIVES_FIGURE = "objectives.png"
 """Only where there are more than two."""
 FRONT_FILES = ("front.png", "front.json", "front.parquet")
@@ -42,6 +47,8 @@ class SearchFacts:
     """One paragraph for people: data, backbone, what is searched."""
     references: Mapping[str, float] = field(default_factory=dict)
     """Objectives beside top-1 and parameters, by name: where the hypervolume ends on each axis."""
+    data: str = ""
+    """The kind of data set."""
     card: CardFacts | None = None
     """For the model cards of the front, which is then registered in MLflow."""
 
@@ -50,8 +57,9 @@ class SearchFiles:
     """Watches a search (see `tuning.searcher.SearchObserver`) and writes what is known so far.
 
     Files: `trials.parquet`, `front.json`, `front.parquet`, `front.png`, with more than two
-    objectives `objectives.png`, and the trained tensors of the front in `adapters/`; once no more
-    trials come, `history.parquet`, `history.png` and what `report` finds out about the choices.
+    objectives `objectives.png`, `report.html`, and the trained tensors of the front in `adapters/`;
+    once no more trials come, model cards beside these, `history.parquet`, `history.png` and what
+    `report` finds out about the choices.
     Each is whole at any moment. MLflow is told from here as well, so that it never shows a front
     whose files are not there.
 
@@ -90,6 +98,7 @@ class SearchFiles:
         self._is_closing = threading.Event()
         self._error: SearchError | None = None
         self._report: Report | None = None
+        self._next_page = 0.0
         self._is_dirty.set()
         (directory / "adapters").mkdir(exist_ok=True)
         self._thread = threading.Thread(target=self._run, name="search-files", daemon=True)
@@ -201,6 +210,9 @@ class SearchFiles:
         if is_last or front != self._drawn:
             self._write_front(records, front, is_last=is_last)
             self._drawn = front
+        if not is_last and time.monotonic() >= self._next_page:
+            self._write_page(records, is_running=True)
+            self._next_page = time.monotonic() + SECONDS_BETWEEN_PAGES
 
     def _write_front(
         self, records: Sequence[TrialRecord], front: Sequence[TrialRecord], *, is_last: bool
@@ -222,6 +234,7 @@ class SearchFiles:
             title=facts.name,
             subtitle=f"{facts.backbone}, frozen",
             budget=facts.budget,
+            paper=paper_points(facts.backbone, facts.data),
         )
         files = [self._directory / name for name in FRONT_FILES]
         if facts.references:
@@ -229,7 +242,7 @@ class SearchFiles:
             self._plot_objectives(records)
         if is_last:
             self._report = self._write_report(records)
-            files += self._report.files
+            files += [*self._report.files, self._write_page(records, is_running=False)]
             self._register(front)
         self._tracker.update_front(
             front,
@@ -244,6 +257,18 @@ class SearchFiles:
                 findings=self._report.markdown if self._report else "",
             ),
         )
+
+    def _write_page(self, records: Sequence[TrialRecord], *, is_running: bool) -> Path:
+        facts = self._facts
+        page = PageFacts(
+            name=facts.name,
+            backbone=facts.backbone,
+            backbone_params=facts.backbone_params,
+            data=facts.data,
+            budget=facts.budget,
+            references=facts.references,
+        )
+        return write_search_page(self._directory, page, records, is_running=is_running)
 
     def _register(self, front: Sequence[TrialRecord]) -> None:
         """Write a card for each member, and make them versions of a registered model."""
