@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import random
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
@@ -18,7 +18,7 @@ from vpetl_ray.tuning.beliefs import Beliefs
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy, OverBudget
 from vpetl_ray.tuning.domains import Domain, Value
 from vpetl_ray.tuning.drawing import draw, draw_member
-from vpetl_ray.tuning.halving import Decision, Halving
+from vpetl_ray.tuning.halving import Decision, Halving, Worth
 from vpetl_ray.tuning.optuna_sampler import Told
 from vpetl_ray.tuning.samplers import ConfigSampler
 from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig
@@ -63,6 +63,8 @@ class OurSearch:
             over_budget=over_budget,
         )
         self._halving = halving
+        if halving is not None:
+            halving.judge = self._worth
         self._jobs: dict[str, Job] = {}
         self._params: dict[int, int] = {}
         self._is_probe: set[int] = set()
@@ -83,6 +85,10 @@ class OurSearch:
         if proposal.config.is_probe:
             self._is_probe.add(job.trial)
         return job
+
+    def _worth(self, waiting: Sequence[str]) -> Worth | None:
+        numbers = [int(trial) for trial in waiting]
+        return self._study.worth(numbers, is_new_possible=self._num_left > 0)
 
     def report(self, job: Job, epoch: int, curve: Curve) -> Decision:
         if self._halving is None or epoch not in self._halving.rungs or job.trial in self._is_probe:

@@ -16,23 +16,24 @@ def test_without_the_section_every_trial_is_trained_to_its_end(write):
     assert rungs_of(write()) is None
 
 
-def test_rungs_follow_from_the_fewest_epochs_and_eta(write):
+def test_rungs_follow_from_the_fewest_epochs(write):
     path = write()
-    assert rungs_of(path, "search.halving={}", "training.epochs=9") == (1, 3)
+    assert rungs_of(path, "search.halving={}", "training.epochs=70") == (4, 17)
     epochs = "training.epochs={choice: [16, 8]}"
-    assert rungs_of(path, "search.halving.eta=2", epochs) == (1, 2, 4)
+    assert rungs_of(path, "search.halving={}", epochs) == (2,)
     assert rungs_of(path, "search.halving.rungs=[2, 1]", epochs) == (1, 2)
 
 
-@pytest.mark.parametrize(("epochs", "eta"), [(70, 3.0), (5, 1.01), (1, 2.0)])
-def test_default_rungs_ascend_and_stay_below_the_last_epoch(epochs, eta):
-    rungs = default_rungs(epochs, eta)
+@pytest.mark.parametrize("epochs", [70, 5, 2, 1])
+def test_default_rungs_ascend_and_stay_below_the_last_epoch(epochs):
+    rungs = default_rungs(epochs)
     assert list(rungs) == sorted(set(rungs))
     assert all(1 <= rung < epochs for rung in rungs)
+    assert rungs or epochs == 1
 
 
 def test_a_resolved_section_reads_as_the_same(write):
-    spec = load_spec(write(), ["search.halving.spread=crowding", "training.epochs=9"])
+    spec = load_spec(write(), ["search.halving.promote=rank", "training.epochs=9"])
     assert load_spec(write(spec.to_yaml(), "again.yaml")) == spec
 
 

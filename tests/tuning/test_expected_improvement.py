@@ -8,6 +8,7 @@ import pytest
 from tests.tuning.test_budgeted_study import BUDGET, finished, open_study, small_space
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.results.front import hypervolume
+from vpetl_ray.results.records import EpochRow
 from vpetl_ray.tuning.config_vectors import ConfigVectors
 from vpetl_ray.tuning.domains import Choice, FloatRange, Subset
 from vpetl_ray.tuning.expected_improvement import expected_gain
@@ -38,18 +39,22 @@ def _front(size_N, top1_N):
     ]
 
 
+def a_process(num_inputs):
+    """Return one whose trend is a constant."""
+    return GaussianProcess(num_inputs, lambda x_ND: np.ones((len(x_ND), 1)), [1e-6])
+
+
 def test_the_gradient_of_the_process_is_that_of_its_loss():
     rng = np.random.default_rng(0)
     x_ND = rng.random((15, 3))
-    model = GaussianProcess(3)
+    model = a_process(3)
     model.fit(x_ND, x_ND[:, 0] + rng.normal(0, 0.1, 15), np.full(15, 0.01), search=False)
     squared_DNN = (x_ND.T[:, :, None] - x_ND.T[:, None, :]) ** 2
-    at = rng.normal(0, 0.5, 5)
-    _, gradient = model._loss(at, squared_DNN)
-    for i, step in enumerate(1e-5 * np.eye(5)):
-        slope = (
-            model._loss(at + step, squared_DNN)[0] - model._loss(at - step, squared_DNN)[0]
-        ) / 2e-5
+    given = squared_DNN, x_ND @ x_ND.T
+    at = rng.normal(0, 0.5, 6)
+    _, gradient = model._loss(at, *given)
+    for i, step in enumerate(1e-5 * np.eye(6)):
+        slope = (model._loss(at + step, *given)[0] - model._loss(at - step, *given)[0]) / 2e-5
         assert gradient[i] == pytest.approx(slope, rel=1e-4, abs=1e-5)
 
 
@@ -60,13 +65,40 @@ def test_the_process_finds_the_inputs_that_matter_and_trusts_noisy_points_less()
     y_N, variance_N = truth(x_ND), np.zeros(60)
     y_N[::3] += 30.0  # told with the noise that they have
     variance_N[::3] = 30.0**2
-    model = GaussianProcess(6)
+    model = a_process(6)
     model.fit(x_ND, y_N, variance_N, search=True)
     new_MD = rng.random((100, 6))
     mean_M, sd_M = model.predict(new_MD)
     error_M = mean_M - truth(new_MD)
     assert np.sqrt((error_M**2).mean()) < 1.5
     assert np.mean(np.abs(error_M) < 2.5 * sd_M) > 0.85
+
+
+def test_what_is_believed_changes_nothing_but_how_sure_the_process_is():
+    rng = np.random.default_rng(2)
+    x_ND, new_MD, runs_RD = rng.random((30, 4)), rng.random((50, 4)), rng.random((3, 4))
+    model = a_process(4)
+    model.fit(x_ND, x_ND[:, 0] + rng.normal(0, 0.1, 30), np.full(30, 0.01), search=True)
+    mean_M, sd_M = model.predict(new_MD)
+    before_R, sd_before_R = model.predict(runs_RD)
+    believed_R = model.believe(runs_RD, 0.01)
+    after_M, sd_after_M = model.predict(new_MD)
+    np.testing.assert_allclose(believed_R, before_R)
+    np.testing.assert_allclose(after_M, mean_M)
+    np.testing.assert_allclose(model.mean(new_MD), mean_M)
+    assert (sd_after_M <= sd_M + 1e-9).all()
+    assert (model.predict(runs_RD)[1] < sd_before_R).all()
+
+
+def test_straight_lines_are_learned_from_a_few_points():
+    rng = np.random.default_rng(3)
+    x_ND, new_MD = rng.integers(0, 2, (16, 8)).astype(float), rng.random((100, 8))
+    slopes_D = np.array([9.0, -7.0, 5.0, 0.0, 0.0, 3.0, 0.0, 0.0])
+    model = a_process(8)
+    model.fit(x_ND, x_ND @ slopes_D + rng.normal(0, 0.5, 16), np.full(16, 0.25), search=True)
+    mean_M, _ = model.predict(new_MD)
+    truth_M = new_MD @ slopes_D
+    assert np.sqrt(((mean_M - truth_M) ** 2).mean()) < 0.35 * truth_M.std()
 
 
 def test_a_method_that_is_off_is_next_to_its_narrowest_bottleneck():
@@ -122,6 +154,31 @@ def test_it_finds_a_better_front_than_random_draws(tmp_path):
             volumes.append(_hypervolume(study))
         found[sampler] = volumes
     assert min(found["ehvi"]) > max(found["random"])
+
+
+def waiting_study(num_trials):
+    """Return a study with finished trials, and two that wait: one good by now, one bad."""
+    study = open_study(None, sampler="ehvi", seed=3)
+    for _ in range(num_trials):
+        proposal = study.ask()
+        study.tell(finished(proposal, top1=_accuracy(proposal)))
+    waiting = [study.ask() for _ in range(2)]
+    for proposal, top1 in zip(waiting, (88.0, 12.0), strict=True):
+        study.observe(proposal.number, [EpochRow(epoch=1, top1=top1, seconds=1.0)])
+    return study, [proposal.number for proposal in waiting]
+
+
+def test_what_waits_is_worth_what_it_may_add_to_the_front():
+    study, waiting = waiting_study(12)
+    worth = study.worth(waiting, is_new_possible=True)
+    assert worth.of_waiting[0] > 5 * worth.of_waiting[1] > -1
+    assert worth.of_new > 0
+    assert study.worth(waiting, is_new_possible=False).of_new is None
+
+
+def test_too_few_trials_are_not_judged():
+    study, waiting = waiting_study(0)
+    assert study.worth(waiting, is_new_possible=True) is None
 
 
 def test_what_runs_already_is_not_proposed_beside_it(tmp_path):

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpetl_ray.results.front import dominates
-from vpetl_ray.tuning.halving import Decision, Halving
+from vpetl_ray.tuning.halving import Decision, Halving, Worth
 
 Trial = tuple[str, int, float]
 
@@ -152,3 +152,40 @@ def test_further_objectives_are_restored_by_epoch():
     halving = Halving([1, 3])
     halving.restore("a", 10, {1: 20.0, 2: 30.0}, {1: (5.0,), 2: (10.0,)})
     assert [entry.costs for entry in halving.entries()[1]] == [(5.0,)]
+
+
+def judged(halving: Halving, gains: dict[str, float], of_new: float | None) -> Halving:
+    """Let trials be worth what `gains` says."""
+    halving.judge = lambda waiting: Worth(
+        of_waiting=[gains[trial] for trial in waiting], of_new=of_new
+    )
+    return halving
+
+
+FOUR = [("a", 100, 10.0), ("b", 100, 30.0), ("c", 100, 20.0), ("d", 100, 15.0)]
+GAINS = {"a": 3.0, "b": 1.0, "c": 2.0, "d": 0.5}
+
+
+def test_by_gain_the_most_worthy_goes_on_and_not_the_best_by_now():
+    halving = judged(Halving([1], eta=2), GAINS, of_new=0.1)
+    report(halving, FOUR)
+    assert promotions(halving) == ["a", "c"], "no more than half of the rung"
+
+
+def test_by_gain_nothing_goes_on_while_a_new_trial_is_worth_more():
+    halving = judged(Halving([1], eta=1.01), GAINS, of_new=1.5)
+    report(halving, FOUR)
+    assert promotions(halving) == ["a", "c"]
+    assert promotions(judged(halving, GAINS, of_new=None)) == ["b"], "nothing new will come"
+
+
+def test_by_rank_nobody_is_asked_what_trials_are_worth():
+    halving = judged(Halving([1], eta=2, promote="rank"), GAINS, of_new=9.0)
+    report(halving, FOUR)
+    assert promotions(halving)[0] == "b"
+
+
+def test_where_too_little_is_known_it_goes_by_rank():
+    halving = Halving([1], eta=2)
+    report(halving, FOUR)
+    assert promotions(halving)[0] == "b"

@@ -239,8 +239,14 @@ class SearchSpec(Section):
         if chosen is None:
             return None
         fewest = min(int(epochs) for epochs in self.training.epochs.members())  # type: ignore[arg-type]
-        rungs = default_rungs(fewest, chosen.eta) if chosen.rungs == "auto" else chosen.rungs
-        return Halving(rungs, eta=chosen.eta, variant=chosen.variant, spread=chosen.spread)
+        rungs = default_rungs(fewest) if chosen.rungs == "auto" else chosen.rungs
+        return Halving(
+            rungs,
+            eta=chosen.eta,
+            variant=chosen.variant,
+            promote=chosen.promote,
+            spread=chosen.spread,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain values as YAML has them, every default filled in."""

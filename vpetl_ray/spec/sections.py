@@ -20,7 +20,7 @@ from vpetl_ray.spec.special_kinds import Budget, StartList, TrackingUri
 from vpetl_ray.training.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
 from vpetl_ray.tuning.budgeted_study import OVER_BUDGET, OverBudget
 from vpetl_ray.tuning.domains import Domain, Fixed
-from vpetl_ray.tuning.halving import VARIANTS, Variant
+from vpetl_ray.tuning.halving import PROMOTE, VARIANTS, Promote, Variant
 from vpetl_ray.tuning.optuna_sampler import TOLD, Told
 from vpetl_ray.tuning.samplers import SAMPLERS
 from vpetl_ray.tuning.start import START_CONFIGS
@@ -198,16 +198,22 @@ class HalvingSection(Section):
         Given(Several(item=Whole(low=1, high=100_000), words=("auto",))),
     ] = Field(
         default="auto",
-        description="Epochs at which trials are compared; auto: training.epochs / eta, and again "
-        "/ eta, down to 1.",
+        description="Epochs at which trials are compared; auto: a sixteenth and a quarter of "
+        "training.epochs.",
     )
     eta: Annotated[float, Given(Number(above=1, high=100))] = Field(
-        default=3.0, description="Of the trials at a rung, the best 1 / eta go on."
+        default=2.0, description="Of the trials at a rung, the best 1 / eta go on."
     )
     variant: Annotated[Variant, Given(Word(options=VARIANTS))] = Field(
         default="promotion",
         description="promotion: every trial waits at a rung until it is among the best. stopping: "
         "it ends there at once if it is not.",
+    )
+    promote: Annotated[Promote, Given(Word(options=PROMOTE))] = Field(
+        default="gain",
+        description="Which are the best. gain: those that are expected to add most to the front "
+        "for the time left, if it is more than a new trial would; samplers other than ehvi can't "
+        "tell, and go by rank. rank: by non-dominated sorting.",
     )
     spread: Annotated[str, Given(Word(options=tuple(SPREADS)))] = Field(
         default="epsilon_net",

@@ -66,11 +66,19 @@ class Beliefs:
 
     def __init__(self) -> None:
         self._beliefs: dict[int, Belief] = {}
-        self._lines: dict[float, tuple[float, float, float, int]] = {}
+        self._lines: dict[float, tuple[float, float, float]] = {}
         self._num_final = 0
+        self._predictions: dict[int, Prediction] = {}
+        self._fitted_on = 0
+        self.version = 0
+        """Changes with everything that is noted."""
 
     def __iter__(self) -> Iterator[Belief]:
         return iter(self._beliefs.values())
+
+    def latest(self) -> Iterator[Belief]:
+        """Give the trials, the one handed out last first."""
+        return reversed(self._beliefs.values())
 
     def __len__(self) -> int:
         return len(self._beliefs)
@@ -81,6 +89,7 @@ class Beliefs:
     def add(self, belief: Belief) -> None:
         """Note a trial that is handed out."""
         self._beliefs[belief.number] = belief
+        self.version += 1
 
     def saw(
         self,
@@ -99,6 +108,8 @@ class Beliefs:
         if state is TrialState.COMPLETE and belief.state is not state:
             self._num_final += 1
         belief.state = state
+        self._predictions.pop(number, None)
+        self.version += 1
         return belief
 
     def predict(self, belief: Belief) -> Prediction | None:
@@ -109,10 +120,24 @@ class Beliefs:
         """
         if not belief.curve:
             return None
+        # Fits are kept until a tenth more is known: 2 000 trials are not gone through 2 000 times.
+        if self._num_final > self._fitted_on * 1.1:
+            self._fitted_on = self._num_final
+            self._lines.clear()
+            self._predictions.clear()
+        known = self._predictions.get(belief.number)
+        if known is None:
+            known = self._predictions[belief.number] = self._predict(belief)
+        return known
+
+    def _predict(self, belief: Belief) -> Prediction:
         last = belief.curve[belief.epoch]
         if belief.is_final:
             return Prediction(mean=last, sd=NOISE_SD)
-        slope, offset, sd = self._line(belief.epoch / max(belief.epochs, 1))
+        share = belief.epoch / max(belief.epochs, 1)
+        if share not in self._lines:
+            self._lines[share] = self._line(share)
+        slope, offset, sd = self._lines[share]
         return Prediction(mean=min(slope * last + offset, 100.0), sd=sd)
 
     def _line(self, share: float) -> tuple[float, float, float]:
@@ -120,10 +145,6 @@ class Beliefs:
 
         A ridge regression about "it stays as it is", on the finished trials of as many epochs.
         """
-        known = self._lines.get(share)
-        # A fit is kept until a tenth more is known: 2 000 trials are not gone through 2 000 times.
-        if known is not None and self._num_final <= known[3] * 1.1:
-            return known[:3]
         pairs = [
             (early, belief.curve[belief.epoch])
             for belief in self._beliefs.values()
@@ -143,6 +164,4 @@ class Beliefs:
             left_N = final_N - slope * early_N - offset
             seen = PRIOR_WEIGHT * variance + float(left_N @ left_N)
             variance = seen / (PRIOR_WEIGHT + len(pairs))
-        fit = slope, offset, float(np.sqrt(variance + NOISE_SD**2))
-        self._lines[share] = (*fit, self._num_final)
-        return fit
+        return slope, offset, float(np.sqrt(variance + NOISE_SD**2))

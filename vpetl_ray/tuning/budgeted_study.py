@@ -18,6 +18,7 @@ from vpetl_ray.results.objectives import TRAIN_SECONDS
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.tuning.beliefs import Belief, Beliefs
 from vpetl_ray.tuning.drawing import draw, repair
+from vpetl_ray.tuning.halving import Worth
 from vpetl_ray.tuning.method_space import Values
 from vpetl_ray.tuning.samplers import QUEUED, ConfigSampler, Told, make_sampler
 from vpetl_ray.tuning.space import NothingToTrain, Space, TrialConfig
@@ -60,6 +61,11 @@ class Proposal:
 def trial_id(number: int) -> str:
     """`t0007`: the name of a trial in files, tables and MLflow."""
     return f"t{number:04d}"
+
+
+def number_of(trial_id: str) -> int:
+    """The number that a name has."""
+    return int(trial_id.removeprefix("t"))
 
 
 class BudgetedStudy:
@@ -177,6 +183,16 @@ class BudgetedStudy:
     ) -> None:
         """Keep how far a trial has come, for a search that is cut off."""
         self._file.write_curve(number, curve, costs or {})
+
+    def worth(self, numbers: Sequence[int], *, is_new_possible: bool) -> Worth | None:
+        """What it is worth to train trials on that wait, if the sampler can tell.
+
+        Args:
+            numbers: of those that wait.
+            is_new_possible: whether a new trial may be begun in their place.
+        """
+        waiting = [self.beliefs[number] for number in numbers]
+        return self._sampler.worth(waiting, is_new_possible=is_new_possible)
 
     def tell(self, record: TrialRecord) -> None:
         """Keep `record` and teach the sampler what it says."""

@@ -14,33 +14,40 @@ there (Emmerich et al. 2006's EHVI, with one objective certain). Three things mo
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import norm
+from scipy.special import ndtr
 
-from vpetl_ray.results.ranking import ranking
+from vpetl_ray.results.ranking import dominance_ranks
 from vpetl_ray.tuning.beliefs import NOISE_SD, Belief, Beliefs
 from vpetl_ray.tuning.config_vectors import ConfigVectors
 from vpetl_ray.tuning.drawing import draw, mutate
 from vpetl_ray.tuning.gaussian_process import GaussianProcess
+from vpetl_ray.tuning.halving import Worth
 from vpetl_ray.tuning.method_space import Values
 from vpetl_ray.tuning.space import NothingToTrain, Space
 from vpetl_ray.tuning.space_size import summarise
 
 Array = NDArray[np.float64]
 
-NUM_FIRST = 8
+NUM_FIRST = 3
 """Trials before the model is asked; their sizes are spread over the axis."""
-MAX_POINTS = 256
+MAX_TRIALS = 100
 """Trials that the model is fitted on: the best, front by front."""
+MAX_TIMED = 256
 MAX_LISTED = 1024
 """Largest space of which every config is looked at."""
 POOL = 512
 """Candidates that are kept from one proposal to the next."""
 NUM_NEW = 8
 """Candidates that are new at each proposal, of a space that is too large to list."""
+MAX_EPOCHS = 4
+"""Epochs of a trial that the model is fitted on: its last, the half of that, ..."""
+_DOUBT = (1e-6, 0.1, 0.1, 0.3)
 _ROOM = 0.05  # of the axis, beyond the budget: else the largest config would gain nothing
 _GROWTH = 1.15  # of the trials, after which the hyperparameters are searched again
 
@@ -60,8 +67,26 @@ class _Seen:
     beliefs: list[Belief]
     top1: Array
     sd: Array
-    costs: Array
-    """(N, 2): size in decades, and accuracy turned round: less is better."""
+    best_first: NDArray[np.intp]
+    """Front by front."""
+
+
+@dataclass(frozen=True)
+class _Fitted:
+    """What the model was fitted on: trials of which something is known, and those that run."""
+
+    numbers: list[int]
+    """N of them."""
+    x: Array
+    """(N, D + 1) vectors, at their end."""
+    mean: Array
+    """(N,) accuracies in the end."""
+
+    @property
+    def size(self) -> Array:
+        """(N,) on the axis of the hypervolume."""
+        size_N: Array = self.x[:, -2]
+        return size_N
 
 
 class ExpectedImprovementSampler:
@@ -85,30 +110,59 @@ class ExpectedImprovementSampler:
         self._cost_power = cost_power
         self._rng = random.Random(seed)
         self._vectors = ConfigVectors(space, (summary.smallest, min(budget, summary.largest)))
-        self._model = GaussianProcess(self._vectors.num_inputs)
+        self._model = GaussianProcess(self._vectors.num_inputs + 1, _trend, _DOUBT)
         self._is_listed = summary.size is not None and summary.size <= MAX_LISTED
         self._known: set[str] = set()
         self._known_vectors: dict[int, Array] = {}
         self._pool: list[_Candidate] | None = None
+        self._pool_keys: set[str] = set()
+        self._filled_at = -1
         self._proposed: str | None = None
         self._searched_at = 0.0
+        self._seen_at: tuple[int, _Seen] | None = None
+        self._fitted_at: tuple[int, _Fitted] | None = None
 
     def propose(self) -> Values | None:
         """Return the best candidate's values; None if every config of the space is known."""
-        seen = self._seen()
-        self._fill_pool(seen)
-        assert self._pool is not None
-        if not self._pool:
+        pool = self._filled_pool()
+        if not pool:
             return None
-        if len(seen.beliefs) < NUM_FIRST or len(set(seen.top1)) < 3:
-            best = self._most_apart()
+        if not self._knows_enough():
+            best = self._most_apart(pool)
         else:
-            gain_M = self._best_gains(seen)
-            order = np.argsort(-gain_M, kind="stable")
-            self._pool = [self._pool[index] for index in order[:POOL]]
+            order = np.argsort(-self._gains_of_new(pool), kind="stable")
+            self._pool = [pool[index] for index in order[:POOL]]
             best = self._pool[0]
         self._proposed = best.key
         return best.values
+
+    def worth(self, waiting: Sequence[Belief], *, is_new_possible: bool) -> Worth | None:
+        """Judge trials that wait at a rung: the gain that their end is expected to bring.
+
+        It is the gain over the front of what is trained to its end, for the time that is left to
+        train, and so to be compared with what a new trial is expected to gain for its time.
+
+        Args:
+            waiting: what may be trained on.
+            is_new_possible: whether a new trial could be begun in their place.
+
+        Returns:
+            None while too little is known.
+        """
+        if not self._knows_enough():
+            return None
+        if not waiting:
+            return Worth(of_waiting=(), of_new=None)
+        places = {number: place for place, number in enumerate(self._fitted().numbers)}
+        # What did not make it into the model is beaten by hundreds that did.
+        rows = [places.get(belief.number) for belief in waiting]
+        known = [place for place in rows if place is not None]
+        left_K = np.array([1.0 - b.epoch / b.epochs for b in waiting if b.number in places])
+        gain_K = iter(self._gains_of_waiting(known, left_K))
+        of_waiting = [float(next(gain_K)) if row is not None else -1.0 for row in rows]
+        pool = self._filled_pool() if is_new_possible else []
+        of_new = float(self._gains_of_new(pool).max()) if pool else None
+        return Worth(of_waiting=of_waiting, of_new=of_new)
 
     def refuse(self, params: int, excess: float) -> None:
         """Never propose it again."""
@@ -127,11 +181,22 @@ class ExpectedImprovementSampler:
 
     def _forget(self, key: str) -> None:
         self._known.add(key)
-        if self._pool is not None:
+        if self._pool is not None and key in self._pool_keys:
+            self._pool_keys.remove(key)
             self._pool = [candidate for candidate in self._pool if candidate.key != key]
+
+    def _knows_enough(self) -> bool:
+        seen = self._seen()
+        return len(seen.beliefs) >= NUM_FIRST and len(set(seen.top1)) >= 3
 
     def _seen(self) -> _Seen:
         """Predict the end of every trial that has been trained for an epoch."""
+        version = self._beliefs.version
+        if self._seen_at is None or self._seen_at[0] != version:
+            self._seen_at = version, self._look()
+        return self._seen_at[1]
+
+    def _look(self) -> _Seen:
         beliefs, predictions = [], []
         for belief in self._beliefs:
             prediction = self._beliefs.predict(belief)
@@ -139,98 +204,121 @@ class ExpectedImprovementSampler:
                 beliefs.append(belief)
                 predictions.append((prediction.mean, prediction.sd))
         top1_N, sd_N = np.array(predictions, dtype=np.float64).reshape(-1, 2).T
-        sizes_N = np.log10([max(belief.params, 1) for belief in beliefs])
-        return _Seen(beliefs, top1_N, sd_N, np.column_stack([sizes_N, -top1_N]))
+        params_N = np.array([belief.params for belief in beliefs], dtype=np.float64)
+        ranks_N = dominance_ranks(np.column_stack([params_N, -top1_N]))
+        return _Seen(beliefs, top1_N, sd_N, np.argsort(ranks_N, kind="stable"))
 
-    def _fill_pool(self, seen: _Seen) -> None:
-        if self._is_listed:
-            if self._pool is None:
-                self._pool = []
-                for values in self._space.grid():
-                    self._add(values)
-            return
+    def _filled_pool(self) -> list[_Candidate]:
+        """Return the candidates, with some new ones."""
         if self._pool is None:
             self._pool = []
-            wanted = POOL // 4
-        else:
-            wanted = NUM_NEW
-        parents = self._parents(seen)
+            if self._is_listed:
+                for values in self._space.grid():
+                    self._add(self._pool, values)
+            else:
+                self._add_new(self._pool, POOL // 4)
+            self._filled_at = self._beliefs.version
+        elif not self._is_listed and self._filled_at != self._beliefs.version:
+            self._add_new(self._pool, NUM_NEW)
+            self._filled_at = self._beliefs.version
+        return self._pool
+
+    def _add_new(self, pool: list[_Candidate], wanted: int) -> None:
+        parents = self._parents()
         for number in range(wanted):
             if parents and number % 2:
-                self._add(mutate(self._space, self._rng.choice(parents), self._rng))
+                self._add(pool, mutate(self._space, self._rng.choice(parents), self._rng))
             else:
-                self._add(draw(self._space, self._rng))
+                self._add(pool, draw(self._space, self._rng))
 
-    def _add(self, values: Values) -> None:
-        assert self._pool is not None
+    def _add(self, pool: list[_Candidate], values: Values) -> None:
         try:
             config = self._space.build(values)
         except NothingToTrain:
             return
-        params = self._space.count(config)
-        if params > self._budget or config.key in self._known:
+        if config.key in self._known or config.key in self._pool_keys:
             return
-        if any(candidate.key == config.key for candidate in self._pool):
+        params = self._space.count(config)
+        if params > self._budget:
             return
         vector = self._vectors.vector(config.values, params)
-        self._pool.append(_Candidate(config.values, config.key, params, vector))
+        pool.append(_Candidate(config.values, config.key, params, vector))
+        self._pool_keys.add(config.key)
 
-    def _parents(self, seen: _Seen) -> list[Values]:
-        if len(seen.beliefs) < NUM_FIRST:
+    def _parents(self) -> list[Values]:
+        if not self._knows_enough():
             return []
-        best = ranking(seen.costs, num=len(seen.beliefs) // 4)
+        seen = self._seen()
+        best = seen.best_first[: len(seen.beliefs) // 4]
         return [seen.beliefs[index].config.values for index in best]
 
-    def _most_apart(self) -> _Candidate:
+    def _most_apart(self, pool: list[_Candidate]) -> _Candidate:
         """Of a few candidates the one whose size is farthest from those that are known."""
-        assert self._pool is not None
-        few = self._rng.sample(self._pool, min(len(self._pool), 16))
+        few = self._rng.sample(pool, min(len(pool), 16))
         sizes = [float(vector[-1]) for vector in self._known_vectors.values()]
         return max(few, key=lambda c: min((abs(float(c.vector[-1]) - s) for s in sizes), default=1))
 
-    def _best_gains(self, seen: _Seen) -> Array:
+    def _gains_of_new(self, pool: list[_Candidate]) -> Array:
         """Expected gain of hypervolume of every candidate of the pool, (M,), for its time."""
-        assert self._pool is not None
-        known = self._condition(seen)
-        known_ND = np.array([self._known_vectors[number] for number in known])
-        at_known_N, _ = self._model.predict(known_ND)
-        pool_MD = np.array([candidate.vector for candidate in self._pool])
+        fitted = self._fitted()
+        pool_MD = _at_end(np.array([candidate.vector for candidate in pool]))
         mean_M, sd_M = self._model.predict(pool_MD)
-        floor = float(at_known_N.min())
-        gain_M = expected_gain(pool_MD[:, -1], mean_M, sd_M, known_ND[:, -1], at_known_N, floor)
+        floor = float(fitted.mean.min())
+        gain_M = expected_gain(pool_MD[:, -2], mean_M, sd_M, fitted.size, fitted.mean, floor)
         return gain_M / self._seconds(pool_MD) ** self._cost_power
 
-    def _condition(self, seen: _Seen) -> list[int]:
-        """Fit the model to what is believed now; return the trials in it, what runs included."""
-        beliefs, top1_N, variance_N = seen.beliefs, seen.top1, seen.sd**2
-        if len(beliefs) > MAX_POINTS:
-            kept = ranking(seen.costs, num=MAX_POINTS)
-            beliefs = [beliefs[index] for index in kept]
-            top1_N, variance_N = top1_N[kept], variance_N[kept]
-        x_ND = np.array([self._known_vectors[belief.number] for belief in beliefs])
+    def _gains_of_waiting(self, places: Sequence[int], left_K: Array) -> Array:
+        """Expected gain of hypervolume of trials that wait, (K,), for the time that is left.
+
+        Args:
+            places: theirs, of the model's points.
+            left_K: share of their training that is left.
+        """
+        fitted = self._fitted()
+        x_KD, mean_K = fitted.x[places], fitted.mean[places]
+        _, sd_K = self._model.predict(x_KD)
+        size_F, mean_F = np.delete(fitted.size, places), np.delete(fitted.mean, places)
+        floor = float(fitted.mean.min())
+        gain_K = expected_gain(x_KD[:, -2], mean_K, sd_K, size_F, mean_F, floor)
+        return gain_K / (left_K * self._seconds(x_KD)) ** self._cost_power
+
+    def _fitted(self) -> _Fitted:
+        """Fit the model to what is believed now, what runs included."""
+        version = self._beliefs.version
+        if self._fitted_at is None or self._fitted_at[0] != version:
+            self._fitted_at = version, self._fit()
+        return self._fitted_at[1]
+
+    def _fit(self) -> _Fitted:
+        seen = self._seen()
+        kept = [seen.beliefs[index] for index in seen.best_first[:MAX_TRIALS]]
+        vectors, shares, top1 = [], [], []
+        for belief in kept:
+            for epoch in _epochs_seen(belief):
+                vectors.append(self._known_vectors[belief.number])
+                shares.append(np.log2(epoch / belief.epochs))
+                top1.append(belief.curve[epoch])
+        x_ND = np.column_stack([np.array(vectors), np.array(shares) / 3.0])
         search = len(self._beliefs) >= self._searched_at * _GROWTH
         if search:
             self._searched_at = len(self._beliefs)
-        self._model.fit(x_ND, top1_N, variance_N, search=search)
+        variance_N = np.full(len(top1), NOISE_SD**2)
+        self._model.fit(x_ND, np.array(top1), variance_N, search=search)
         running = [b for b in self._beliefs if not b.curve and b.state is None]
+        numbers = [belief.number for belief in (*kept, *running)]
+        x_KD = _at_end(np.array([self._known_vectors[number] for number in numbers]))
         if running:
             # What runs is believed to come out as predicted, and is not proposed again beside it.
-            more_RD = np.array([self._known_vectors[belief.number] for belief in running])
-            believed_R, _ = self._model.predict(more_RD)
-            x_ND = np.vstack([x_ND, more_RD])
-            top1_N = np.concatenate([top1_N, believed_R])
-            variance_N = np.concatenate([variance_N, np.full(len(running), NOISE_SD**2)])
-            self._model.fit(x_ND, top1_N, variance_N, search=False)
-        return [belief.number for belief in (*beliefs, *running)]
+            self._model.believe(x_KD[len(kept) :], NOISE_SD**2)
+        return _Fitted(numbers, x_KD, self._model.mean(x_KD))
 
     def _seconds(self, pool_MD: Array) -> Array:
         """Predict seconds an epoch, (M,), by ridge regression of their logarithm."""
-        timed = [b for b in self._beliefs if b.seconds > 0 and b.epoch and not b.config.is_probe]
-        timed = timed[-MAX_POINTS:]
+        timed = self._timed()
         if self._cost_power == 0.0 or len(timed) < NUM_FIRST:
             return np.ones(len(pool_MD))
         logs_N = np.log([belief.seconds / belief.epoch for belief in timed])
-        x_ND = np.array([self._known_vectors[belief.number] for belief in timed])
+        x_ND = _at_end(np.array([self._known_vectors[belief.number] for belief in timed]))
         centre_D = x_ND.mean(0)
         away_ND = x_ND - centre_D
         slopes_D = np.linalg.solve(
@@ -241,6 +329,29 @@ class ExpectedImprovementSampler:
         predicted_M = np.clip((pool_MD - centre_D) @ slopes_D + logs_N.mean(), low, high)
         relative_M: Array = np.exp(predicted_M - logs_N.mean())
         return relative_M
+
+    def _timed(self) -> list[Belief]:
+        """Return the last trials of which an epoch was timed; the probe's is another matter."""
+        timed = (b for b in self._beliefs.latest() if b.curve and b.seconds > 0)
+        return list(islice((b for b in timed if not b.config.is_probe), MAX_TIMED))
+
+
+def _at_end(x_MD: Array) -> Array:
+    """Append to vectors how much of the training is done: all of it."""
+    return np.column_stack([x_MD, np.zeros(len(x_MD))])
+
+
+def _trend(x_ND: Array) -> Array:
+    size_N, share_N = x_ND[:, -2] - 0.5, x_ND[:, -1]
+    return np.column_stack([np.ones(len(x_ND)), size_N, share_N, size_N * share_N])
+
+
+def _epochs_seen(belief: Belief) -> Iterator[int]:
+    epoch = belief.epoch
+    for _ in range(MAX_EPOCHS):
+        if epoch in belief.curve:
+            yield epoch
+        epoch //= 2
 
 
 def expected_gain(
@@ -267,6 +378,7 @@ def expected_gain(
     ends_K = np.array([*starts[1:], max(1.0, starts[-1]) + _ROOM])
     width_MK = np.clip(ends_K - np.maximum(np.array(starts), size_M[:, None]), 0.0, None)
     z_MK = (mean_M[:, None] - np.array(heights)) / sd_M[:, None]
-    improvement_MK = sd_M[:, None] * (z_MK * norm.cdf(z_MK) + norm.pdf(z_MK))
+    density_MK = np.exp(-0.5 * z_MK**2) / np.sqrt(2.0 * np.pi)
+    improvement_MK = sd_M[:, None] * (z_MK * ndtr(z_MK) + density_MK)
     gain_M: Array = (width_MK * improvement_MK).sum(axis=1)
     return gain_M

@@ -1,11 +1,14 @@
 """A Gaussian process for a few hundred noisy points, with each point's own noise.
 
-Matern 5/2 with a length scale for each input, fitted by maximum a posteriori. The prior of the
-length scales grows with the number of inputs, which makes the same model fit five inputs or fifty
-(Hvarfner et al. 2024, arXiv 2402.02229).
+A straight line in each input, and Matern 5/2 with a length scale for each for what those leave,
+fitted by maximum a posteriori. Most of what a choice does, it does whatever the others are, and the
+lines learn that from a few points. The prior of the length scales grows with the number of inputs,
+which makes the same model fit five inputs or fifty (Hvarfner et al. 2024, arXiv 2402.02229).
 """
 
 from __future__ import annotations
+
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,7 +18,9 @@ from scipy.optimize import minimize
 Array = NDArray[np.float64]
 
 _JITTER = 1e-6
-_SLOPE_PRIOR = 0.1  # how much spread of the last input, squared, it takes to believe in a slope
+_MIDDLE = 0.5  # of the inputs
+_LOGS = (0.0, -3.0, 1.0)
+_LOG_WIDTHS = (1.0, 1.5, 1.0)  # of their priors
 _BOUNDS = (-6.0, 6.0)  # of logarithms
 _NOISE_BOUNDS = (-7.0, 1.0)
 
@@ -27,14 +32,25 @@ class GaussianProcess:
 
     Args:
         num_inputs: D.
+        trend: of inputs (M, D) the features (M, K) whose straight combination is taken off first:
+            far from all points, that is what is believed.
+        doubt: K numbers, for each feature how much spread of it, squared, it takes to believe that
+            it matters.
     """
 
-    def __init__(self, num_inputs: int) -> None:
+    def __init__(
+        self, num_inputs: int, trend: Callable[[Array], Array], doubt: Sequence[float]
+    ) -> None:
+        self._features = trend
+        self._doubt_K = np.array(doubt)
+        self._slopes_K: Array = np.zeros(len(doubt))
         # One below the published prior: after a dozen trials the error is a tenth smaller (demo).
         self._centre = np.sqrt(2.0) - 1.0 + 0.5 * np.log(max(num_inputs, 1))
-        # log of: signal variance, noise variance, D length scales
-        self._logs = np.concatenate([[0.0, -3.0], np.full(num_inputs, self._centre)])
+        # log of: signal variance, noise variance, slope variance, D length scales
+        self._logs = np.concatenate([_LOGS, np.full(num_inputs, self._centre)])
         self._x_ND: Array = np.empty((0, num_inputs))
+        self._weights_N: Array = np.empty(0)
+        self._factor: tuple[Array, bool] = np.empty((0, 0)), True
 
     def fit(self, x_ND: Array, y_N: Array, variance_N: Array, *, search: bool) -> None:
         """Condition on points.
@@ -46,12 +62,9 @@ class GaussianProcess:
                 that is the same for all and fitted.
             search: whether to search the hyperparameters again, too.
         """
-        # A straight line in the last input is taken off first: far from all points, more size is
-        # still more accuracy.
-        centre, mean = float(x_ND[:, -1].mean()), float(y_N.mean())
-        away_N = x_ND[:, -1] - centre
-        slope = float(away_N @ (y_N - mean) / (away_N @ away_N + _SLOPE_PRIOR))
-        self._line = slope, mean - slope * centre
+        features_NK = self._features(x_ND)
+        known_KK = features_NK.T @ features_NK + np.diag(self._doubt_K)
+        self._slopes_K = np.asarray(np.linalg.solve(known_KK, features_NK.T @ y_N), np.float64)
         left_N = y_N - self._trend(x_ND)
         self._unit = float(left_N.std()) or 1.0
         self._x_ND = x_ND
@@ -61,46 +74,77 @@ class GaussianProcess:
             self._search()
         self._condition()
 
+    def mean(self, x_MD: Array) -> Array:
+        """Return the mean of the noiseless output alone, (M,)."""
+        cross_MN = self._kernel(x_MD, self._x_ND)
+        mean_M: Array = cross_MN @ self._weights_N * self._unit + self._trend(x_MD)
+        return mean_M
+
+    def believe(self, x_RD: Array, variance: float) -> Array:
+        """Condition on points as if they came out as predicted ("kriging believer").
+
+        Nothing expected changes by that, only how sure it is; so the fit is extended and not
+        repeated.
+
+        Args:
+            x_RD: inputs.
+            variance: noise of their outputs, in its unit squared.
+
+        Returns:
+            What is predicted of them, (R,).
+        """
+        believed_R, _ = self.predict(x_RD)
+        lower_NN = np.tril(self._factor[0])
+        cross_NR = self._kernel(self._x_ND, x_RD)
+        low_NR = solve_triangular(lower_NN, cross_NR, lower=True, check_finite=False)
+        gram_RR = self._kernel(x_RD, x_RD) - low_NR.T @ low_NR
+        noise = np.exp(self._logs[1]) + variance / self._unit**2 + _JITTER
+        gram_RR[np.diag_indices_from(gram_RR)] += noise
+        corner_RR = np.linalg.cholesky(gram_RR)
+        factor = np.block([[lower_NN, np.zeros_like(cross_NR)], [low_NR.T, corner_RR]])
+        self._factor = (np.asfortranarray(factor), True)
+        self._weights_N = np.concatenate([self._weights_N, np.zeros(len(x_RD))])
+        self._x_ND = np.vstack([self._x_ND, x_RD])
+        return believed_R
+
     def predict(self, x_MD: Array) -> tuple[Array, Array]:
         """Return mean and standard deviation of the noiseless output, each (M,), in its unit."""
-        cross_MN = self._kernel(self._distance(x_MD, self._x_ND))
+        cross_MN = self._kernel(x_MD, self._x_ND)
         mean_M = cross_MN @ self._weights_N
         half_NM = solve_triangular(self._factor[0], cross_MN.T, lower=True, check_finite=False)
-        variance_M = np.exp(self._logs[0]) - (half_NM**2).sum(axis=0)
+        slopes_M = np.exp(self._logs[2]) * ((x_MD - _MIDDLE) ** 2).sum(axis=1)
+        variance_M = np.exp(self._logs[0]) + slopes_M - (half_NM**2).sum(axis=0)
         sd_M = np.sqrt(np.maximum(variance_M, 1e-10))
         return mean_M * self._unit + self._trend(x_MD), sd_M * self._unit
 
     def _trend(self, x_MD: Array) -> Array:
-        slope, offset = self._line
-        trend_M: Array = slope * x_MD[:, -1] + offset
+        trend_M: Array = self._features(x_MD) @ self._slopes_K
         return trend_M
 
     def _condition(self) -> None:
-        gram_NN = self._kernel(self._distance(self._x_ND, self._x_ND))
+        gram_NN = self._kernel(self._x_ND, self._x_ND)
         gram_NN[np.diag_indices_from(gram_NN)] += np.exp(self._logs[1]) + self._variance_N + _JITTER
         self._factor = cho_factor(gram_NN, lower=True, check_finite=False)
         self._weights_N = cho_solve(self._factor, self._y_N, check_finite=False)
 
-    def _distance(self, a_MD: Array, b_ND: Array) -> Array:
-        """Euclidean distance in units of the length scales, (M, N)."""
-        scales_D = np.exp(self._logs[2:])
+    def _kernel(self, a_MD: Array, b_ND: Array) -> Array:
+        lines_MN = (a_MD - _MIDDLE) @ (b_ND - _MIDDLE).T
+        scales_D = np.exp(self._logs[3:])
         a_MD, b_ND = a_MD / scales_D, b_ND / scales_D
         squared_MN = (a_MD**2).sum(1)[:, None] + (b_ND**2).sum(1) - 2.0 * a_MD @ b_ND.T
-        distance_MN: Array = np.sqrt(np.maximum(squared_MN, 0.0))
-        return distance_MN
-
-    def _kernel(self, distance: Array) -> Array:
-        root = np.sqrt(5.0) * distance
-        kernel: Array = np.exp(self._logs[0]) * (1.0 + root + root**2 / 3.0) * np.exp(-root)
-        return kernel
+        root_MN = np.sqrt(5.0 * np.maximum(squared_MN, 0.0))
+        matern_MN = (1.0 + root_MN + root_MN**2 / 3.0) * np.exp(-root_MN)
+        kernel_MN: Array = np.exp(self._logs[0]) * matern_MN + np.exp(self._logs[2]) * lines_MN
+        return kernel_MN
 
     def _search(self) -> None:
         squared_DNN = (self._x_ND.T[:, :, None] - self._x_ND.T[:, None, :]) ** 2
+        away_ND = self._x_ND - _MIDDLE
         bounds = [_BOUNDS, _NOISE_BOUNDS, *[_BOUNDS] * (len(self._logs) - 2)]
         found = minimize(
             self._loss,
             self._logs,
-            args=(squared_DNN,),
+            args=(squared_DNN, away_ND @ away_ND.T),
             jac=True,
             method="L-BFGS-B",
             bounds=bounds,
@@ -108,14 +152,14 @@ class GaussianProcess:
         )
         self._logs = found.x
 
-    def _loss(self, logs: Array, squared_DNN: Array) -> tuple[float, Array]:
+    def _loss(self, logs: Array, squared_DNN: Array, lines_NN: Array) -> tuple[float, Array]:
         """Negative log posterior of the hyperparameters, and its gradient."""
-        signal, noise = np.exp(logs[0]), np.exp(logs[1])
-        weights_D = np.exp(-2.0 * logs[2:])
+        signal, noise, slope = np.exp(logs[:3])
+        weights_D = np.exp(-2.0 * logs[3:])
         root_NN = np.sqrt(5.0 * np.tensordot(weights_D, squared_DNN, axes=1))
         decay_NN = np.exp(-root_NN)
         kernel_NN = signal * (1.0 + root_NN + root_NN**2 / 3.0) * decay_NN
-        gram_NN = kernel_NN.copy()
+        gram_NN = kernel_NN + slope * lines_NN
         gram_NN[np.diag_indices_from(gram_NN)] += noise + self._variance_N + _JITTER
         factor = cho_factor(gram_NN, lower=True, check_finite=False)
         inverse_NN = cho_solve(factor, np.eye(len(gram_NN)), check_finite=False)
@@ -126,11 +170,15 @@ class GaussianProcess:
         slope_NN = pull_NN * (signal * (5.0 / 3.0) * (1.0 + root_NN) * decay_NN)
         gradient: Array = np.concatenate(
             [
-                [0.5 * (pull_NN * kernel_NN).sum(), 0.5 * noise * np.trace(pull_NN)],
+                [
+                    0.5 * (pull_NN * kernel_NN).sum(),
+                    0.5 * noise * np.trace(pull_NN),
+                    0.5 * slope * (pull_NN * lines_NN).sum(),
+                ],
                 0.5 * weights_D * np.tensordot(squared_DNN, slope_NN, axes=2),
             ]
         )
-        away = np.concatenate([[logs[0]], [logs[1] + 3.0], logs[2:] - self._centre])
-        width = np.concatenate([[1.0], [1.5], np.full(len(logs) - 2, np.sqrt(3.0))])
+        away = np.concatenate([logs[:3] - _LOGS, logs[3:] - self._centre])
+        width = np.concatenate([_LOG_WIDTHS, np.full(len(logs) - 3, np.sqrt(3.0))])
         gradient += away / width**2
         return float(loss + 0.5 * ((away / width) ** 2).sum()), gradient

@@ -19,7 +19,7 @@ The life of a trial here, in the `promotion` variant:
 In the `stopping` variant a rung answers at once with CONTINUE or STOP, and nothing comes back.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, get_args
@@ -32,6 +32,22 @@ from vpetl_ray.results.ranking import ranking
 
 Variant = Literal["promotion", "stopping"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
+Promote = Literal["gain", "rank"]
+PROMOTE: tuple[Promote, ...] = get_args(Promote)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Worth:
+    """What it is worth to train trials on that wait, and to begin a new one in their place."""
+
+    of_waiting: Sequence[float]
+    """Of each, in the order in which they were asked for."""
+    of_new: float | None
+    """None where no new trial will be begun."""
+
+
+Judge = Callable[[Sequence[str]], Worth | None]
+"""Judges trials that wait by their ids; None where too little is known for it."""
 
 
 class Decision(Enum):
@@ -76,16 +92,14 @@ class _Rung:
         return self.best
 
 
-def default_rungs(epochs: int, eta: float) -> tuple[int, ...]:
-    """Rungs for trials of so many epochs: that / eta, and again / eta, down to 1.
+def default_rungs(epochs: int) -> tuple[int, ...]:
+    """Rungs for trials of so many epochs: after a sixteenth and a quarter of them, or after one.
 
-    >>> default_rungs(70, 3)
-    (2, 7, 23)
+    >>> default_rungs(70), default_rungs(8), default_rungs(2), default_rungs(1)
+    ((4, 17), (2,), (1,), ())
     """
-    rungs = []
-    while (epochs := int(epochs / eta)) >= 1:
-        rungs.append(epochs)
-    return tuple(reversed(rungs))
+    rungs = tuple(rung for share in (16, 4) if (rung := epochs // share) >= 1)
+    return rungs or ((1,) if epochs > 1 else ())
 
 
 class Halving:
@@ -96,6 +110,7 @@ class Halving:
         eta: of the trials at a rung, the best 1 / eta go on.
         variant: promotion or stopping, see the module.
         spread: a key of `ranking.SPREADS`.
+        promote: by what is promoted: by rank alone, or by gain where `judge` can tell it.
 
     Raises:
         ValueError: rungs that do not ascend from 1, or an eta that is not above 1.
@@ -105,9 +120,10 @@ class Halving:
         self,
         rungs: Sequence[int],
         *,
-        eta: float = 3.0,
+        eta: float = 2.0,
         variant: Variant = "promotion",
         spread: str = "epsilon_net",
+        promote: Promote = "gain",
     ) -> None:
         if list(rungs) != sorted(set(rungs)) or (rungs and rungs[0] < 1):
             raise ValueError(f"rungs must be ascending epochs from 1, got {list(rungs)}")
@@ -117,6 +133,9 @@ class Halving:
         self._eta = eta
         self._variant = variant
         self._spread = spread
+        self._by_gain = promote == "gain"
+        self.judge: Judge = lambda waiting: None
+        """Says what it is worth to train trials on that wait."""
 
     @property
     def rungs(self) -> tuple[int, ...]:
@@ -161,10 +180,27 @@ class Halving:
         """
         if self._variant == "stopping":
             return None
+        waiting = self._waiting_within_quota() if self._by_gain else []
+        worth = self.judge(waiting) if self._by_gain else None
+        trial = self._best_ranked() if worth is None else _most_worthy(waiting, worth)
+        if trial is not None:
+            self._rungs[self.epoch_of(trial)].promoted.add(trial)
+        return trial
+
+    def _waiting_within_quota(self) -> list[str]:
+        """Trials that wait at a rung from which fewer than 1 / eta have gone on."""
+        return [
+            trial
+            for rung in self._rungs.values()
+            if len(rung.promoted) < int(len(rung.entries) / self._eta)
+            for trial in rung.entries
+            if trial not in rung.promoted
+        ]
+
+    def _best_ranked(self) -> str | None:
         for rung in reversed(self._rungs.values()):
             for trial in rung.first(int(len(rung.entries) / self._eta), self._spread):
                 if trial not in rung.promoted:
-                    rung.promoted.add(trial)
                     return trial
         return None
 
@@ -208,3 +244,13 @@ class Halving:
                 )
                 rung.promoted.add(trial)
                 rung.best = None
+
+
+def _most_worthy(waiting: Sequence[str], worth: Worth) -> str | None:
+    """Name the trial that is worth most, unless a new one is worth more."""
+    if not waiting:
+        return None
+    best = int(np.argmax(worth.of_waiting))
+    if worth.of_new is not None and worth.of_waiting[best] < worth.of_new:
+        return None
+    return waiting[best]

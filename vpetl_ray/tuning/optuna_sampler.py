@@ -21,6 +21,7 @@ from optuna.trial import create_trial
 from vpetl_ray.results.objectives import LOWEST, TRAIN_SECONDS
 from vpetl_ray.results.records import TrialState
 from vpetl_ray.tuning.beliefs import Belief, Beliefs
+from vpetl_ray.tuning.halving import Worth
 from vpetl_ray.tuning.method_space import Values
 from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.study_file import directions
@@ -145,6 +146,10 @@ class OptunaSampler:
         self._numbers[belief.number] = self._count
         self._count += 1
 
+    def worth(self, waiting: Sequence[Belief], *, is_new_possible: bool) -> Worth | None:
+        """Optuna's samplers propose, and say nothing of what they have proposed."""
+        return None
+
     def learn(self, belief: Belief) -> None:
         """Tell what is believed of the trial now, in place of what was told before."""
         number = self._numbers[belief.number]
@@ -229,6 +234,10 @@ class PerRungSampler:
         """Tell every model."""
         for model in (self._first, *self._models.values()):
             model.accept(belief, is_own=is_own and model is self._proposing)
+
+    def worth(self, waiting: Sequence[Belief], *, is_new_possible: bool) -> Worth | None:
+        """Nothing, as each of its models says."""
+        return None
 
     def learn(self, belief: Belief) -> None:
         """Tell every model of an epoch that the trial has come to."""

@@ -11,6 +11,7 @@ from typing import Literal, Protocol, get_args
 
 from vpetl_ray.tuning.beliefs import Belief, Beliefs
 from vpetl_ray.tuning.expected_improvement import ExpectedImprovementSampler
+from vpetl_ray.tuning.halving import Worth
 from vpetl_ray.tuning.method_space import Values
 from vpetl_ray.tuning.optuna_sampler import OPTUNA_SAMPLERS, OptunaSampler, PerRungSampler, Told
 from vpetl_ray.tuning.space import Space
@@ -52,6 +53,14 @@ class ConfigSampler(Protocol):
 
     def learn(self, belief: Belief) -> None:
         """A trial has come to a rung, or ended."""
+
+    def worth(self, waiting: Sequence[Belief], *, is_new_possible: bool) -> Worth | None:
+        """What it is worth to train trials on that wait; None if it can't tell.
+
+        Args:
+            waiting: trials at a rung.
+            is_new_possible: whether a new trial may be begun in their place.
+        """
 
 
 def make_sampler(

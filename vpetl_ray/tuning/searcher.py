@@ -26,8 +26,8 @@ from ray.tune.search import Searcher
 
 from vpetl_ray.results.objectives import COSTS, TRAIN_SECONDS, Known
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
-from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal
-from vpetl_ray.tuning.halving import Halving
+from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal, number_of
+from vpetl_ray.tuning.halving import Halving, Worth
 from vpetl_ray.tuning.messages import EpochReport, OutcomeState, make_task
 from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
 from vpetl_ray.tuning.search_clock import SearchClock
@@ -97,6 +97,8 @@ class ParetoSearcher(NotSaved, Searcher):
         self._num_left = max(0, num_trials - study.num_trained)
         self._deadline = deadline
         self._halving = halving
+        if halving is not None:
+            halving.judge = self._worth
         self._checkpoints = checkpoints
         for record in study.records:
             self._restore(record.id, record.trainable_params, record.curve, record.costs)
@@ -124,8 +126,7 @@ class ParetoSearcher(NotSaved, Searcher):
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
         """The next trial for Tune, or FINISHED."""
-        is_late = self._deadline is not None and self._clock() >= self._deadline
-        if self._num_left <= 0 or is_late or self._is_interrupted:
+        if not self._may_begin():
             return Searcher.FINISHED
         proposal = self._study.ask()
         if proposal is None:
@@ -142,6 +143,15 @@ class ParetoSearcher(NotSaved, Searcher):
             RUNGS: list(rungs),
             TRAINABLE_PARAMS: proposal.trainable_params,
         }
+
+    def _may_begin(self) -> bool:
+        is_late = self._deadline is not None and self._clock() >= self._deadline
+        return self._num_left > 0 and not is_late and not self._is_interrupted
+
+    def _worth(self, waiting: Sequence[str]) -> Worth | None:
+        numbers = [number_of(trial) for trial in waiting]
+        is_new_possible = self._may_begin() and not self.is_exhausted
+        return self._study.worth(numbers, is_new_possible=is_new_possible)
 
     def _submit(self, proposal: Proposal, rungs: tuple[int, ...]) -> _LiveTrial:
         """Queue the trial, or let it wait at the rung where an earlier run left it."""
