@@ -2,7 +2,9 @@
 
     python -m benchmarks.search_quality.bench
 
-Reads what `compare` has simulated so far.
+Reads what `compare` has simulated so far. A front is chosen by the validation accuracies that its
+search saw, and scored by the mean of both seeds on the test split, which no search has seen: what
+was picked for its luck counts for nothing. The same by what was seen is printed beside it.
 """
 
 from __future__ import annotations
@@ -40,36 +42,56 @@ SHOWN = {
     "weighted_sum_asha": ("Tune's ASHA, weighted sum", "#e69f00", ":"),
 }
 """Label, colour (Okabe and Ito's, for the colour-blind) and dashes."""
-SHARES = np.linspace(0.0, 1.0, 201)
+SHARES = np.linspace(0.0, 1.0, 401)
+QUARTER = 100
 Array = NDArray[np.float64]
 
 
-def volumes_of(runs: Sequence[Run]) -> Array:
-    """Hypervolume of each run at each of `SHARES` of the training time, (runs, shares)."""
-    return np.array([_at(run, SHARES * run.end) for run in runs])
+def volumes_of(runs: Sequence[Run], *, seen: bool = False) -> Array:
+    """Hypervolume of each run at each of `SHARES` of the training time, (runs, shares).
+
+    Args:
+        runs: of one search.
+        seen: by the accuracies that the search saw, and not by those of the test split.
+    """
+    return np.array([_at(run, SHARES * run.end, seen=seen) for run in runs])
 
 
-def _at(run: Run, seconds: Array) -> Array:
+def _of(run: Run, *, seen: bool) -> tuple[float, ...]:
+    return run.volume if seen else run.true_volume
+
+
+def _at(run: Run, seconds: Array, *, seen: bool) -> Array:
     found = np.searchsorted(np.array(run.seconds), seconds, side="right")
-    return np.array([0.0, *run.volume])[found]
+    return np.array([0.0, *_of(run, seen=seen)])[found]
 
 
-def share_to_reach(runs: Sequence[Run], peers: Sequence[Run], *, own_end: bool) -> Array:
+def share_to_reach(
+    runs: Sequence[Run], peers: Sequence[Run], *, own_end: bool, seen: bool = False
+) -> Array:
     """Share of a peer's training time after which we have its final hypervolume, by seed.
 
     Args:
         runs: ours.
         peers: theirs, by the same seeds.
         own_end: their time ends with their last improvement, and not with the search.
+        seen: see `volumes_of`.
     """
     by_seed = {run.seed: run for run in runs}
     shares = []
     for peer in peers:
         ours = by_seed[peer.seed]
-        reached = np.flatnonzero(np.array(ours.volume) >= peer.volume[-1])
+        reached = np.flatnonzero(np.array(_of(ours, seen=seen)) >= _of(peer, seen=seen)[-1])
         end = peer.seconds[-1] if own_end else peer.end
         shares.append(ours.seconds[reached[0]] / end if len(reached) else np.inf)
     return np.array(shares)
+
+
+def medians_cross(runs: Sequence[Run], peers: Sequence[Run]) -> float:
+    """Share of the time after which our median has their final median."""
+    ours = np.median(volumes_of(runs), axis=0)
+    reached = np.flatnonzero(ours >= np.median(volumes_of(peers)[:, -1]))
+    return float(SHARES[reached[0]]) if len(reached) else float("inf")
 
 
 def draw_growth(searches: dict[str, list[Run]], path: Path) -> None:
@@ -87,7 +109,7 @@ def draw_growth(searches: dict[str, list[Run]], path: Path) -> None:
     axes.set_xlabel(
         f"training time of all {NUM_WORKERS} workers (% of {NUM_FULL_TRIALS} full-length trials)"
     )
-    axes.set_ylabel("hypervolume (points of top-1 x decades of parameters)")
+    axes.set_ylabel("hypervolume on test (points of top-1 x decades of parameters)")
     axes.set_title("Median over seeds, and the middle half of them")
     axes.legend(loc="lower right", title="search (seeds)")
     axes.grid(alpha=0.3)
@@ -102,15 +124,15 @@ def rows(searches: dict[str, list[Run]]) -> list[dict[str, float | str | None]]:
     found: list[dict[str, float | str | None]] = []
     for name, runs in searches.items():
         volumes = volumes_of(runs)
-        quarter, end = volumes[:, 50], volumes[:, -1]
-        test = mannwhitneyu(ours[:, 50], quarter, alternative="two-sided")
+        quarter, end = volumes[:, QUARTER], volumes[:, -1]
+        test = mannwhitneyu(ours[:, QUARTER], quarter, alternative="two-sided")
         found.append(
             {
                 "search": name,
                 "seeds": len(runs),
                 "quarter": float(np.median(quarter)),
                 "end": float(np.median(end)),
-                "end_true": float(np.median([run.true_volume[-1] for run in runs])),
+                "end_seen": float(np.median([run.volume[-1] for run in runs])),
                 "p_quarter": None if name == OURS else float(test.pvalue),
                 "complete": float(np.median([run.complete for run in runs])),
                 "epochs": float(np.median([run.epochs for run in runs])),
@@ -121,17 +143,27 @@ def rows(searches: dict[str, list[Run]]) -> list[dict[str, float | str | None]]:
 
 
 def figures(searches: dict[str, list[Run]], alone: list[Run]) -> list[Figure]:
-    ours = searches[OURS]
+    ours, chance = searches[OURS], searches["random"]
     found = [
         Figure(
-            figure="seeds of each search, at least",
-            value=min(len(runs) for runs in searches.values()),
+            figure="seeds of each search of the figure, at least",
+            value=min(len(searches.get(name, [])) for name in SHOWN),
             floor=30,
         ),
         Figure(
             figure="share of random's training time for its final hypervolume, median",
-            value=float(np.median(share_to_reach(ours, searches["random"], own_end=False))),
+            value=float(np.median(share_to_reach(ours, chance, own_end=False))),
             floor=0.25,
+            better="lower",
+        ),
+        Figure(
+            figure="share of the time after which our median has random's final median",
+            value=medians_cross(ours, chance),
+            better="lower",
+        ),
+        Figure(
+            figure="share of random's time, by the accuracies that the searches saw",
+            value=float(np.median(share_to_reach(ours, chance, own_end=False, seen=True))),
             better="lower",
         ),
     ]
@@ -172,7 +204,7 @@ def main() -> None:
         p = "" if row["p_quarter"] is None else f"p {row['p_quarter']:.1e}"
         print(
             f"{row['search']:26s} {row['seeds']:3d} seeds  quarter {row['quarter']:6.2f}  "
-            f"end {row['end']:6.2f}  true {row['end_true']:6.2f}  {row['complete']:4.0f} complete  "
+            f"end {row['end']:6.2f}  seen {row['end_seen']:6.2f}  {row['complete']:4.0f} complete  "
             f"{row['epochs']:5.0f} epochs  {p}"
         )
     (HERE / "results" / "searches.json").write_text(json.dumps(table, indent=1) + "\n")

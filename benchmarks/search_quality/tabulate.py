@@ -59,9 +59,9 @@ class EverySecond:
 class Trainer:
     """Trains one config after another in one backbone, as a warm worker does."""
 
-    def __init__(self) -> None:
+    def __init__(self, space: Space) -> None:
         torch.set_num_threads(1)
-        self.space = tabulated_space()
+        self.space = space
         train, self.val, self.test = target_clips()
         self.train = EverySecond(train, train.id)
         self.model = build_model(self.space.arch, len(demo_classes()))
@@ -104,7 +104,7 @@ _trainers: list[Trainer] = []
 
 
 def _start_worker() -> None:
-    _trainers.append(Trainer())
+    _trainers.append(Trainer(tabulated_space()))
 
 
 def _train(stored: Mapping[str, Any], seed: int) -> dict[str, Any]:
