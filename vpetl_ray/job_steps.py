@@ -23,6 +23,8 @@ from vpetl_ray.tuning.ray_decode import cluster_decoder
 from vpetl_ray.tuning.trial_protocol import GroupSetup
 from vpetl_ray.tuning.trial_runner import FineTuningSetup, fine_tuning_groups
 
+FEATURE_FOLDER = "features"
+"""Beside the clip stores, in the cache folder."""
 SECONDS_FOR_TRACKING = 120.0
 """How long the end waits for MLflow to take what is still queued."""
 
@@ -98,6 +100,8 @@ def setup_groups(
         seed=spec.seed,
         measured=measured,
         facts=data_facts(spec),
+        feature_store=str(store.path.parents[1] / FEATURE_FOLDER),
+        feature_disk_bytes=int(spec.resources.features_gb * 1e9),
     )
     return fine_tuning_groups(setup, weights)
 

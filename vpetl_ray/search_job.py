@@ -30,6 +30,7 @@ from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.results.search_files import SearchFacts, SearchFiles
 from vpetl_ray.results.tracking import RunStatus, Tracker, TrackingInfo, TrackingReport
 from vpetl_ray.results_folder import CHECKPOINT_FOLDER, STUDY_FILE, claimed
+from vpetl_ray.spec.dry_run import frozen_sentence
 from vpetl_ray.spec.search_spec import SearchSpec, spaced
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
 from vpetl_ray.tuning.cluster import GroupPlan
@@ -102,6 +103,8 @@ class SearchJob:
             videos = list_videos(data, self._display)
             self._spec.check_budget(len(videos.classes))
             store = prepare_clips(data, self._display, videos=videos, address=self._address)
+            if self._spec.data_config().view_spec().num_train_views is None:
+                self._display.note(f"frozen layers: {frozen_sentence(self._spec)}")
             measured = self._spec.costs(Known.MEASURED)
             setup = setup_groups(self._spec, store, measured=measured)
             self._display.stage("starting Ray")

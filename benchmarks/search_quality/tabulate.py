@@ -43,7 +43,7 @@ class EverySecond:
         self._clips = clips
         self._indices = torch.arange(0, len(clips), 2)
         self.labels = clips.labels[self._indices]
-        self.fixed_views = clips.fixed_views
+        self.train_views = clips.train_views
         self.id = f"{name}/2"
 
     def __len__(self) -> int:

@@ -163,6 +163,6 @@ def test_the_demo_is_drawn_decoded_and_split(tmp_path: Path) -> None:
     sizes = {split: seal.num_clips for split, seal in store.manifest.files.items()}
     assert sizes == {"train": 900, "val": 420, "test": 960}
     clips = store.split("train", demo.view_spec())
-    assert clips.fixed_views
+    assert clips.train_views == 1
     assert clips.batch([0, 899], epoch=1, train=True).shape == (2, 8, 32, 32, 3)
     assert clips.labels.bincount().tolist() == [80] * 12

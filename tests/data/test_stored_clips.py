@@ -55,7 +55,7 @@ def square_store(data_set: DataSet, tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 def test_a_fixed_view_of_the_stored_size_is_the_stored_bytes(square_store: ClipStore) -> None:
     clips = square_store.split("train", PLAIN)
-    assert clips.fixed_views
+    assert clips.train_views == 1
     batch = clips.batch(torch.tensor([5, 0, 5]), epoch=3, train=True)
     assert batch.dtype == torch.uint8
     assert batch.shape == (3, 4, 16, 16, 3)
@@ -76,7 +76,7 @@ def test_the_plain_path_and_the_general_one_agree(square_store: ClipStore) -> No
 def test_evaluation_sees_the_centre(noise_store: ClipStore) -> None:
     for view in (PLAIN, AUGMENTED):
         clips = noise_store.split("val", view)
-        assert clips.fixed_views
+        assert clips.train_views == 1
         for train in (False, True):
             batch = clips.batch([1], epoch=2, train=train)
             assert torch.equal(batch[0], clips.clip(1)[:, 2:18, 6:22])
@@ -164,7 +164,7 @@ def test_augmentation_follows_seed_epoch_and_index_alone(noise_store: ClipStore)
 
 def test_only_training_is_augmented(noise_store: ClipStore) -> None:
     clips = noise_store.split("train", AUGMENTED)
-    assert not clips.fixed_views
+    assert clips.train_views is None
     evaluated = clips.batch([0, 1], epoch=1, train=False)
     assert torch.equal(evaluated, clips.batch([0, 1], epoch=2, train=False))
     assert not torch.equal(evaluated, clips.batch([0, 1], epoch=1, train=True))

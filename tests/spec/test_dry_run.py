@@ -17,6 +17,8 @@ def test_dry_run_says_size_costs_budget_start_and_workers(write):
         "tried first:          linear probe (1 548)\n"
         "left out:             paper_adapter: this space has no adapter\n"
         "trials:               30\n"
+        "frozen layers:        1 view of a clip run through them once; 73% of a forward pass is "
+        "below the last stage; kept on disk, up to 20 GB\n"
         "workers:              4 worker groups of 1 worker with 1 CPU each"
     )
 
@@ -24,6 +26,16 @@ def test_dry_run_says_size_costs_budget_start_and_workers(write):
 def test_dry_run_shows_the_resolved_spec(write):
     spec = load_spec(write())
     assert plan_dry_run(spec, nodes=[{"CPU": 1}]).spec_yaml == spec.to_yaml()
+
+
+def test_dry_run_says_what_fixed_views_would_save(write):
+    spec = load_spec(write(), ["data.train_crop=random", "data.views=free"])
+    text = plan_dry_run(spec, nodes=[{"CPU": 1}]).text()
+    assert "with data.views=4 a config of the last stage alone would save 73%" in text
+    spec = load_spec(write(), ["data.flip=0.5", "resources.features_gb=0"])
+    text = plan_dry_run(spec, nodes=[{"CPU": 1}]).text()
+    assert "4 views of a clip" in text
+    assert "kept in memory by each worker" in text
 
 
 def test_a_small_share_is_not_rounded_to_nothing(write):

@@ -66,13 +66,26 @@ def test_depths_are_kept_apart(model: Backbone, train: FakeClips, val: FakeClips
 
 
 def test_views_that_change_are_never_kept(model: Backbone, val: FakeClips):
-    moving = FakeClips(50, seed=1, fixed_views=False)
+    moving = FakeClips(50, seed=1, train_views=None)
     cache = FeatureCache()
     cached = run(model, moving, val, cache)
     assert moving.num_read == 3 * 48
     assert val.num_read == len(val)
     plain = run(model, moving, val, None)
     assert [r.train_loss for r in cached] == [r.train_loss for r in plain]
+
+
+def test_views_that_come_again_are_computed_once_each(model: Backbone, val: FakeClips):
+    two = FakeClips(48, seed=1, train_views=2)
+    recipe = replace(RECIPE, epochs=5)
+    cache = FeatureCache()
+    cached = run(model, two, val, cache, recipe)
+    assert two.num_read == 2 * 48
+    plain = run(model, two, val, None, recipe)
+    losses = [r.train_loss for r in plain]
+    assert [r.train_loss for r in cached] == pytest.approx(losses, rel=1e-4)
+    one = run(model, FakeClips(48, seed=1), val, None, recipe)
+    assert [r.train_loss for r in one] != pytest.approx(losses, rel=1e-3)
 
 
 def test_what_does_not_fit_is_not_kept(model: Backbone, train: FakeClips, val: FakeClips):
@@ -90,7 +103,7 @@ def test_least_recently_used_goes_first(model: Backbone):
 
     def get(source: FakeClips, cache: FeatureCache) -> torch.Tensor | None:
         inputs = Inputs(model=model, source=source, depth=1, device=CPU)
-        return cache.get(inputs, train=True, batch_size=4)
+        return cache.get(inputs, view=1, batch_size=4)
 
     model.eval()
     features = get(sources[0], FeatureCache())
@@ -111,7 +124,7 @@ def test_features_are_what_the_frozen_prefix_gives_whatever_the_mode(
     model.set_drop_path(0.5)
     model.train()
     inputs = Inputs(model=model, source=train, depth=depth, device=CPU)
-    features = FeatureCache().get(inputs, train=True, batch_size=7)
+    features = FeatureCache().get(inputs, view=1, batch_size=7)
     assert features is not None
     assert model.training
     model.eval()

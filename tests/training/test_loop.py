@@ -154,7 +154,7 @@ def test_probe_trains_the_classifier_on_features_read_once(model: Backbone, trai
 
 
 def test_probe_without_fixed_views_learns_from_the_evaluation_view(model: Backbone):
-    moving = FakeClips(50, seed=1, fixed_views=False)
+    moving = FakeClips(50, seed=1, train_views=None)
     fixed = FakeClips(50, seed=1)
     assert run(model, PetlConfig(), train=moving)[0] == run(model, PetlConfig(), train=fixed)[0]
     assert moving.num_read == len(moving)

@@ -87,13 +87,14 @@ def toy_model(family: str = "swin") -> Backbone:
 class FakeClips:
     """Noise with a class's own mean colour; counts how often clips are read."""
 
-    def __init__(self, num_clips: int, *, seed: int, fixed_views: bool = True) -> None:
+    def __init__(self, num_clips: int, *, seed: int, train_views: int | None = 1) -> None:
         generator = torch.Generator().manual_seed(seed)
         self.labels = torch.arange(num_clips) % NUM_CLASSES
         noise = torch.randint(0, 120, (num_clips, 4, 16, 16, 3), generator=generator)
         noise[torch.arange(num_clips), ..., self.labels] += 60
         self.clips = noise.to(torch.uint8)
-        self.fixed_views = fixed_views
+        self.train_views = train_views
+        self.id = f"noise{num_clips}-{seed}"
         self.num_read = 0
 
     def __len__(self) -> int:
@@ -102,7 +103,7 @@ class FakeClips:
     def batch(self, indices: Sequence[int] | Tensor, *, epoch: int, train: bool) -> Tensor:
         clips = self.clips[torch.as_tensor(indices)]
         self.num_read += len(clips)
-        is_flipped = train and not self.fixed_views and epoch % 2 == 1
+        is_flipped = train and self.train_views != 1 and epoch % 2 == 1
         return clips.flip(3) if is_flipped else clips
 
 

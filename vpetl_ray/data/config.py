@@ -14,6 +14,10 @@ from vpetl_ray.errors import DataError
 Sampling = Literal["dense", "uniform"]
 TrainCrop = Literal["random", "centre"]
 
+FREE = "free"
+"""The word for a new view in every epoch."""
+DEFAULT_VIEWS = 4
+"""Views of a clip in training, where there is augmentation: few enough to keep their features."""
 FINAL_SEGMENTS = 4
 """Times the 3 crops of `ViewSpec`, these are the 12 views of Video Swin's figures."""
 
@@ -76,6 +80,9 @@ class ViewSpec:
     """random: Video Swin's random resized crop, in training. centre: the crop of evaluation."""
     flip: float = 0.5
     """Probability of a mirrored clip in training."""
+    views: int | None = None
+    """How many views are drawn of a clip, one an epoch and then again from the first; None: every
+    epoch draws a new one. Without augmentation there is one."""
     test_crops: int = 3
     """Crops along the longer side in multi-view figures; 1 is the centre alone."""
 
@@ -84,12 +91,19 @@ class ViewSpec:
         _require_one_of("train_crop", self.train_crop, ("random", "centre"))
         if not 0 <= self.flip <= 1:
             raise DataError(f"data.flip: must be a probability from 0 to 1, got {self.flip}")
+        if self.views is not None:
+            _require("views", self.views, 1, 1000)
         _require("test_crops", self.test_crops, 1, 16)
 
     @property
     def is_fixed(self) -> bool:
         """Whether training sees the same pixels of a clip in every epoch."""
         return self.train_crop == "centre" and self.flip == 0
+
+    @property
+    def num_train_views(self) -> int | None:
+        """How many different views of a clip training sees; None where there is no end to them."""
+        return 1 if self.is_fixed else self.views
 
     def without_augmentation(self) -> ViewSpec:
         """Return the view of evaluation, the centre crop."""
@@ -122,6 +136,8 @@ class DataConfig:
     """random or centre; see `ViewSpec`. Default: random; the demo centre."""
     flip: float | bool | None = None
     """Probability of a mirrored clip in training; true is 0.5. Default: 0.5; the demo 0."""
+    views: int | str = DEFAULT_VIEWS
+    """How many views are drawn of a clip in training, or `free`; see `ViewSpec`."""
     test_segments: int | None = None
     """Clips along a test video, for multi-view figures. Default: 1; see `multi_view`.
     Pictures always have 1."""
@@ -136,6 +152,8 @@ class DataConfig:
 
     def __post_init__(self) -> None:
         self._check_options()
+        if isinstance(self.views, str) and self.views != FREE:
+            raise DataError(f"data.views: must be a whole number or {FREE}, got {self.views!r}")
         if self.split is not None:
             _require("split", self.split, 1, 3)
         if not 0 < self.val_share < 0.5:
@@ -200,7 +218,8 @@ class DataConfig:
 
     def view_spec(self) -> ViewSpec:
         """Say what the model sees of a stored clip."""
-        return ViewSpec(**self._values(ViewSpec))
+        views = None if self.views == FREE else self.views
+        return ViewSpec(**{**self._values(ViewSpec), "views": views})
 
     def _values(self, kind: type[ClipSpec] | type[ViewSpec]) -> dict[str, Any]:
         names = [field.name for field in fields(kind)]

@@ -18,8 +18,9 @@ from vpetl_ray.data.transforms import crop_view, draw_generator, eval_view, trai
 class StoredClips:
     """The clips of one split, seen through one view.
 
-    `fixed_views` is True when the epoch does not change what `batch` returns. When, besides, the
-    clips are stored at the size of the view, a batch is a plain gather from the mapped file.
+    `train_views` counts the views that training goes through, None where every epoch draws a new
+    one. When there is one, and the clips are stored at its size, a batch is a plain gather from the
+    mapped file.
 
     Final figures average over `num_views` views of a clip, which `batch_view` gives one by one:
     its segments along the video times crops along the longer side.
@@ -44,7 +45,7 @@ class StoredClips:
         self._reopen = reopen
         self.labels = file.labels
         """Class indices, int64 of shape (N,)."""
-        self.fixed_views = view.is_fixed
+        self.train_views = view.num_train_views
         self.id = source_id
         """The same for the same pixels: a cache may key on it."""
         is_all_of_it = (file.heights == view.size).all() and (file.widths == view.size).all()
@@ -66,7 +67,8 @@ class StoredClips:
 
         Args:
             indices: which clips, in this order.
-            epoch: 1-based; with the seed and the index it decides a clip's augmentation.
+            epoch: 1-based; with the seed and the index it decides a clip's augmentation, that of
+                the view whose turn it is.
             train: whether to augment, where the view has augmentation at all.
 
         Raises:
@@ -76,11 +78,12 @@ class StoredClips:
         chosen = [int(index) for index in indices]
         if self._is_plain:
             return torch.stack([self.clip(index) for index in chosen])
-        if not train or self.fixed_views:
+        if not train or self._view.is_fixed:
             return torch.stack([eval_view(self.clip(i), self._view) for i in chosen])
+        number = epoch if self.train_views is None else (epoch - 1) % self.train_views + 1
         return torch.stack(
             [
-                train_view(self.clip(i), self._view, draw_generator(self._seed, epoch, i))
+                train_view(self.clip(i), self._view, draw_generator(self._seed, number, i))
                 for i in chosen
             ]
         )

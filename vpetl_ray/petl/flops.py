@@ -29,6 +29,17 @@ def count_forward_flops(config: PetlConfig, arch: Arch, num_classes: int, clip: 
     return total
 
 
+def share_below(arch: Arch, depth: int, clip: Size) -> float:
+    """Tell which share of a forward pass the first `depth` stages are, and all that is no block."""
+    blocks = [
+        (site.stage, _block_flops(site, work, []))
+        for site, work in zip(arch.blocks(), arch.block_works(clip), strict=True)
+    ]
+    edges = arch.edge_flops(clip)
+    below = sum(flops for stage, flops in blocks if stage <= depth) + edges
+    return below / (sum(flops for _, flops in blocks) + edges) if depth else 0.0
+
+
 def _block_flops(site: BlockSite, work: BlockWork, methods: list[BlockMethod]) -> int:
     num_keys = work.window_tokens + sum(method.further_tokens(work) for method in methods)
     qkv_rows = work.attended + sum(method.further_qkv_rows() for method in methods)

@@ -114,7 +114,7 @@ def _resolve_data(data: dict[str, Any], found: Findings) -> None:
         return
     for key in data:
         for part in (clip, view):
-            if hasattr(part, key) and key != "test_segments":
+            if hasattr(part, key) and key not in ("test_segments", "views"):
                 found.values["data", key] = getattr(part, key)
 
 

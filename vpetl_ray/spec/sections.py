@@ -11,12 +11,14 @@ from typing import Annotated, Any, Literal, TypeAlias
 from pydantic import Field
 
 from vpetl_ray.data.catalogue import SOURCES
+from vpetl_ray.data.config import DEFAULT_VIEWS, FREE
 from vpetl_ray.models.arch import ARCHS
 from vpetl_ray.results.ranking import SPREADS
 from vpetl_ray.spec.kinds import Flag, Number, Several, Text, Whole, Word
 from vpetl_ray.spec.leaves import Given, Searched
 from vpetl_ray.spec.section import Section
 from vpetl_ray.spec.special_kinds import Budget, StartList, TrackingUri
+from vpetl_ray.training.feature_store import DEFAULT_DISK_BYTES
 from vpetl_ray.training.recipe import OPTIMIZERS, PRECISIONS, SCHEDULES
 from vpetl_ray.tuning.budgeted_study import OVER_BUDGET, OverBudget
 from vpetl_ray.tuning.domains import Domain, Fixed
@@ -86,6 +88,12 @@ class DataSection(Section):
         default=None,
         description="Probability of a mirrored clip in training. Default 0.5; the demo, ssv2, "
         "svhn 0.",
+    )
+    views: Annotated[int | Literal["free"], Given(Whole(low=1, high=1000, words=(FREE,)))] = Field(
+        default=DEFAULT_VIEWS,
+        description="Views that crops and flips draw of a clip in training: one an epoch, then "
+        "again from the first, the same for all trials, so that what frozen layers make of them is "
+        "computed once. free: a new one in every epoch. Without crops and flips there is one.",
     )
     test_segments: Annotated[int | None, Given(Whole(low=1, high=32, nullable=True))] = Field(
         default=None,
@@ -288,6 +296,12 @@ class ResourcesSection(Section):
     )
     gpus_per_worker: Annotated[Auto | int, Given(Whole(low=0, high=1, words=("auto",)))] = Field(
         default="auto", description="GPUs of a worker; auto: 1 where the cluster has any."
+    )
+
+    features_gb: Annotated[float, Given(Number(low=0, high=1_000_000))] = Field(
+        default=DEFAULT_DISK_BYTES / 1e9,
+        description="Disk space in the cache folder for what frozen layers make of the clips; what "
+        "was not used for longest goes first. 0: kept in memory alone, by each worker.",
     )
 
 

@@ -1,7 +1,7 @@
 """What training asks of the clips it is given."""
 
 from collections.abc import Sequence
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -14,8 +14,10 @@ class ClipSource(Protocol):
         """Class of each clip, int64 (N,)."""
 
     @property
-    def fixed_views(self) -> bool:
-        """Whether `batch` gives the same clips in every epoch, so that features may be kept."""
+    def train_views(self) -> int | None:
+        """How many views of a clip training goes through, one an epoch and then again from the
+        first, so that features may be kept; None where every epoch draws a new one.
+        """
 
     def __len__(self) -> int:
         """Count the clips."""
@@ -32,6 +34,15 @@ class ClipSource(Protocol):
             uint8 (B, T, H, W, C).
 
         """
+
+
+@runtime_checkable
+class NamedSource(Protocol):
+    """A source whose features may be kept on the disk."""
+
+    @property
+    def id(self) -> str:
+        """The same for the same pixels, in every process and at any time."""
 
 
 class MultiViewSource(ClipSource, Protocol):

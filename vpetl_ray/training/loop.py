@@ -17,7 +17,7 @@ from vpetl_ray.petl.method import Backbone
 from vpetl_ray.petl.seeding import seeded
 from vpetl_ray.training.clips import ClipSource
 from vpetl_ray.training.evaluation import Evaluation, evaluate, evaluate_inputs
-from vpetl_ray.training.features import FeatureCache, Inputs, autocast
+from vpetl_ray.training.features import EVALUATION_VIEW, FeatureCache, Inputs, autocast
 from vpetl_ray.training.network import check_compiler, wrap_network
 from vpetl_ray.training.optimizer import copy_to_cpu, make_optimizer
 from vpetl_ray.training.recipe import Recipe, learning_rate_factor
@@ -112,6 +112,7 @@ class FineTuning:
         self._device = self.model.head.weight.device
         self._cache = FeatureCache() if features is None and self.is_probe else features
         self._train, self._val = (self._inputs(source) for source in (train, val))
+        self._view: int | None = None
         self._labels = train.labels.to(self._device)
         self._learning_rate = recipe.probe_learning_rate if self.is_probe else recipe.learning_rate
         self._optimizer = make_optimizer(attached, recipe, self._learning_rate)
@@ -179,19 +180,30 @@ class FineTuning:
         )
 
     def _fill_cache(self) -> None:
+        """Take features of the coming epoch's view, and of the evaluation's."""
         if self._cache is None:
             return
-        if self._train.features is None:
-            # A probe without fixed views learns from the evaluation view: that is what it is.
-            fixed = self._train.source.fixed_views or not self.is_probe
-            self._train = self._with_features(self._train, train=fixed)
+        view = self._view_of(self.epoch + 1)
+        if view is not None and view != self._view:
+            self._train, self._view = self._with_features(self._train, view), view
         if self._val.features is None:
-            self._val = self._with_features(self._val, train=False)
+            self._val = self._with_features(self._val, EVALUATION_VIEW)
 
-    def _with_features(self, inputs: Inputs, *, train: bool) -> Inputs:
+    def _view_of(self, epoch: int) -> int | None:
+        """Which view that can be kept an epoch sees; None where it draws a new one.
+
+        A probe without fixed views learns from the evaluation view: that is what it is.
+        """
+        num_views = self._train.source.train_views
+        if num_views is None:
+            return EVALUATION_VIEW if self.is_probe else None
+        return (epoch - 1) % num_views + 1
+
+    def _with_features(self, inputs: Inputs, view: int) -> Inputs:
         assert self._cache is not None
         size = self.recipe.eval_batch_size
-        return replace(inputs, features=self._cache.get(inputs, train=train, batch_size=size))
+        bare = replace(inputs, features=None)
+        return replace(bare, features=self._cache.get(bare, view=view, batch_size=size))
 
     def _train_epoch(self, epoch: int) -> float:
         shuffle = seeded(self.seed, "order", epoch)

@@ -6,7 +6,7 @@ This is the only file of `tuning` that knows how a model is built and trained.
 import io
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -24,11 +24,18 @@ from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
 from vpetl_ray.petl.adapter_file import describe_adapter
 from vpetl_ray.petl.attach import HEAD, Attached, attach
-from vpetl_ray.training.evaluation import evaluate, evaluate_views
-from vpetl_ray.training.features import DEFAULT_MAX_BYTES, FeatureCache
+from vpetl_ray.training.evaluation import evaluate_inputs, evaluate_views
+from vpetl_ray.training.feature_store import DEFAULT_DISK_BYTES, FeatureStore
+from vpetl_ray.training.features import (
+    DEFAULT_MAX_BYTES,
+    EVALUATION_VIEW,
+    FeatureCache,
+    Inputs,
+)
 from vpetl_ray.training.loop import FineTuning
 from vpetl_ray.training.measure import measure_latency, measure_step_memory
 from vpetl_ray.training.model_facts import DataFacts, adapter_facts
+from vpetl_ray.training.recipe import Recipe
 from vpetl_ray.tuning.messages import Task
 from vpetl_ray.tuning.space import TrialConfig
 from vpetl_ray.tuning.trial_protocol import EpochOutput, GroupSetup, WorkerContext
@@ -53,6 +60,10 @@ class FineTuningSetup:
     """What adapter files say of the data and the backbone, so that they can be used elsewhere."""
     feature_bytes: int = DEFAULT_MAX_BYTES
     """Memory that one worker may use for features of the frozen part."""
+    feature_store: str | None = None
+    """Folder where workers share them on the disk; None for each by itself, in memory."""
+    feature_disk_bytes: int = DEFAULT_DISK_BYTES
+    """What they may take there."""
 
 
 def fine_tuning_groups(setup: FineTuningSetup, weights: str | Path) -> GroupSetup:
@@ -86,7 +97,7 @@ class FineTuningRunner:
         self._val = store.split("val", setup.view, seed=setup.seed)
         self._test = store.split("test", setup.view, seed=setup.seed)
         self._model = _build(setup.arch, len(store.classes), context.shared).to(context.device)
-        self._features = FeatureCache(setup.feature_bytes)
+        self._features = FeatureCache(setup.feature_bytes, _open_store(setup))
         self._classes = list(store.classes)
         self._backbone_hash: str | None = None
         self._setup = setup
@@ -187,20 +198,33 @@ class FineTuningRunner:
 
         Where they are not, one source serves all: features of the frozen part are kept by source.
         """
-        if self._train.fixed_views or self._seed == self._setup.seed:
+        if self._setup.view.is_fixed or self._seed == self._setup.seed:
             return self._train
         return self._store.split("train", self._setup.view, seed=self._seed)
+
+    def _test_inputs(self, recipe: Recipe) -> Inputs:
+        """The test clips as they enter what was trained: the rest of the way is kept."""
+        assert self._attached is not None
+        inputs = Inputs(
+            model=self._model,
+            source=self._test,
+            depth=self._attached.first_depth,
+            device=self._model.head.weight.device,
+            precision=recipe.precision,
+        )
+        kept = self._features.get(inputs, view=EVALUATION_VIEW, batch_size=recipe.eval_batch_size)
+        return replace(inputs, features=kept)
 
     def _evaluate(self) -> EpochOutput:
         assert self._config is not None
         recipe = self._config.recipe
-        how: dict[str, Any] = {
+        where: dict[str, Any] = {
             "batch_size": recipe.eval_batch_size,
-            "precision": recipe.precision,
             "rank": self._context.rank,
             "world_size": self._context.world_size,
         }
-        found = evaluate(self._model, self._test, **how)
+        how = {**where, "precision": recipe.precision}
+        found = evaluate_inputs(self._test_inputs(recipe), **where)
         metrics = {"top1": found.top1, "loss": found.loss, "num_clips": found.num_clips}
         if self._with_views:
             num_views = self._test.num_views
@@ -212,6 +236,12 @@ class FineTuningRunner:
                 "num_views": num_views,
             }
         return EpochOutput(epoch=0, metrics=metrics, is_last=True)
+
+
+def _open_store(setup: FineTuningSetup) -> FeatureStore | None:
+    if setup.feature_store is None or not setup.feature_disk_bytes:
+        return None
+    return FeatureStore(setup.feature_store, setup.feature_disk_bytes)
 
 
 def _build(arch: Arch, num_classes: int, arrays: BackboneArrays) -> Backbone:
