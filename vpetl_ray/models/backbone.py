@@ -1,12 +1,29 @@
 """What every backbone can do, whatever its family: run up to a depth, and on from there."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Final
 
 from torch import Tensor, nn
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch_base import Arch, BlockSite, Size
 from vpetl_ray.models.blocks import Block
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lead:
+    """How far into a stage its frozen part goes, from its first block on."""
+
+    blocks: int = 0
+    """Whole blocks."""
+    has_start: bool = False
+    """Whether of the next one all is in it but the seam beside the MLP (`Block.start`)."""
+
+
+NO_LEAD: Final = Lead()
+"""The frozen part ends between two stages."""
 
 
 class Backbone(nn.Module, ABC):
@@ -31,8 +48,12 @@ class Backbone(nn.Module, ABC):
         """Give the tokens that enter the first block."""
 
     @abstractmethod
-    def run_stage(self, x: Tensor, stage: int) -> Tensor:
-        """Run the blocks of a stage (from 1), and what leads to the next."""
+    def stage_blocks(self, stage: int) -> Sequence[Block]:
+        """Give the blocks of a stage (from 1), in order."""
+
+    def leave_stage(self, x: Tensor, stage: int) -> Tensor:
+        """Go from the last block of a stage to the first of the next."""
+        return x
 
     @abstractmethod
     def pool(self, x: Tensor) -> Tensor:
@@ -73,24 +94,36 @@ class Backbone(nn.Module, ABC):
         """(B, 3, T, H, W), normalised, to logits (B, K)."""
         return self.forward_suffix(video_BCTHW, 0)
 
-    def forward_prefix(self, video_BCTHW: Tensor, depth: int) -> Tensor:
+    def forward_prefix(self, video_BCTHW: Tensor, depth: int, lead: Lead = NO_LEAD) -> Tensor:
         """Compute what enters stage depth + 1, or at depth num_stages the classifier.
 
         Depth 0 is the video itself; 1..num_stages-1 give tokens (B, ..., C); num_stages gives the
-        pooled features (B, num_features).
+        pooled features (B, num_features). With a lead, from depth 1 on, what leaves it:
+        (B, ..., C), or (B, 2, ..., C) as `Block.start` gives it.
         """
-        return self._run(video_BCTHW, 0, depth)
+        x = self._run(video_BCTHW, 0, depth)
+        if lead == NO_LEAD:
+            return x
+        blocks = self.stage_blocks(depth + 1)
+        for block in blocks[: lead.blocks]:
+            x = block(x)
+        return blocks[lead.blocks].start(x) if lead.has_start else x
 
-    def forward_suffix(self, features: Tensor, depth: int) -> Tensor:
-        """Logits (B, K) from what `forward_prefix` gave at the same depth."""
-        logits_BK: Tensor = self.head(self._run(features, depth, self.arch.num_stages))
+    def forward_suffix(self, features: Tensor, depth: int, lead: Lead = NO_LEAD) -> Tensor:
+        """Logits (B, K) from what `forward_prefix` gave at the same depth and lead."""
+        x = self._run(features, depth, self.arch.num_stages, lead)
+        logits_BK: Tensor = self.head(x)
         return logits_BK
 
-    def _run(self, x: Tensor, start: int, stop: int) -> Tensor:
+    def _run(self, x: Tensor, start: int, stop: int, lead: Lead = NO_LEAD) -> Tensor:
         for depth in range(start, stop):
             if depth == 0:
                 x = self.embed(x)
-            x = self.run_stage(x, depth + 1)
+            blocks = self.stage_blocks(depth + 1)[lead.blocks if depth == start else 0 :]
+            for number, block in enumerate(blocks):
+                is_begun = lead.has_start and depth == start and number == 0
+                x = block.finish(x) if is_begun else block(x)
+            x = self.leave_stage(x, depth + 1)
             if depth + 1 == self.arch.num_stages:
                 x = self.pool(x)
         return x

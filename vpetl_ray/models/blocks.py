@@ -212,6 +212,16 @@ class Block(nn.Module):
         y: Tensor = checkpoint(run, self, x, use_reentrant=False)
         return y
 
+    def start(self, x: Tensor) -> Tensor:
+        """All but the seam beside the MLP: what `finish` needs, (B, 2, ..., C)."""
+        x = x + self.attn(self.norm1(x))
+        return torch.stack((x, self.mlp(self.norm2(x))), 1)
+
+    def finish(self, pair: Tensor) -> Tensor:
+        """Go on from `start`; with a drop-path rate of 0 it is `forward`, to rounding."""
+        x, h = pair[:, 0], pair[:, 1].contiguous()  # branches may add to h in place
+        return x + run_branches(self.mlp_branches, self.norm2(x), h)
+
     def run(self, x: Tensor) -> Tensor:
         """As `forward`, in plain eager steps."""
         x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, self.training)

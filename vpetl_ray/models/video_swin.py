@@ -5,7 +5,7 @@ Parameters carry the names of the original code, so that published weights load 
 Features are channels-last throughout: norms and linear layers then need no copy.
 """
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 from torch import Tensor, nn
 from torch.nn.functional import pad
@@ -46,12 +46,6 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(_build_block(site, arch) for site in sites)
         self.downsample = PatchMerging(sites[0].dim) if has_downsample else None
 
-    def forward(self, x_BTHWC: Tensor) -> Tensor:
-        """(B, T, H, W, C) to (B, T, H/2, W/2, 2C), or unchanged in shape without merging."""
-        for block in self.blocks:
-            x_BTHWC = block(x_BTHWC)
-        return x_BTHWC if self.downsample is None else self.downsample(x_BTHWC)
-
 
 class VideoSwin(Backbone):
     """Video Swin with its classifier.
@@ -90,9 +84,14 @@ class VideoSwin(Backbone):
         x_BTHWC: Tensor = self.patch_embed(video_BCTHW)
         return x_BTHWC
 
-    def run_stage(self, x: Tensor, stage: int) -> Tensor:
-        """(B, T, H, W, C) to what enters the next stage."""
-        x_BTHWC: Tensor = self.layers[stage - 1](x)
+    def stage_blocks(self, stage: int) -> Sequence[Block]:
+        """Give the blocks of a stage, (B, T, H, W, C) to the same."""
+        return list(self.layers[stage - 1].blocks)
+
+    def leave_stage(self, x: Tensor, stage: int) -> Tensor:
+        """(B, T, H, W, C) to (B, T, H/2, W/2, 2C), or unchanged behind the last stage."""
+        downsample = self.layers[stage - 1].downsample
+        x_BTHWC: Tensor = x if downsample is None else downsample(x)
         return x_BTHWC
 
     def pool(self, x: Tensor) -> Tensor:

@@ -6,6 +6,7 @@ which is `fc_norm` where the classifier reads the mean of the patches. It stands
 pooling; for a class token that is the same as in front of it.
 """
 
+from collections.abc import Sequence
 from math import prod
 
 import torch
@@ -104,12 +105,10 @@ class VisionTransformer(Backbone):
             return num_patches // (h * w), h, w
         return super().grid_of(num_tokens)
 
-    def run_stage(self, x: Tensor, stage: int) -> Tensor:
-        """(B, N, C) to (B, N, C)."""
+    def stage_blocks(self, stage: int) -> Sequence[Block]:
+        """Give a group of blocks, (B, N, C) to (B, N, C)."""
         start = sum(self.arch.depths[: stage - 1])
-        for block in self.blocks[start : start + self.arch.depths[stage - 1]]:
-            x = block(x)
-        return x
+        return list(self.blocks[start : start + self.arch.depths[stage - 1]])
 
     def pool(self, x: Tensor) -> Tensor:
         """Class token or mean over the patches, normalised: (B, N, C) to (B, C)."""

@@ -79,7 +79,7 @@ def evaluate_inputs(
 
     def logits_of(indices: Tensor) -> Tensor:
         x = inputs.batch(indices, epoch=0, train=False)
-        return inputs.model.forward_suffix(x, inputs.depth).float()
+        return inputs.logits(x).float()
 
     one_pass = _Pass(
         model=inputs.model,

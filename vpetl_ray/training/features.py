@@ -6,12 +6,13 @@ depth), so its output for a fixed view is the same in every epoch of every trial
 
 from collections import OrderedDict
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any, Final
 
 import torch
 from torch import Tensor
 
+from vpetl_ray.models.backbone import NO_LEAD, Lead
 from vpetl_ray.models.preprocess import clips_to_input
 from vpetl_ray.petl.adapter_file import hash_tensors
 from vpetl_ray.petl.method import Backbone
@@ -28,13 +29,15 @@ _FORMAT: Final = 1
 
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
-    """Reads batches of one source as they enter stage `depth` + 1."""
+    """Reads batches of one source as they enter stage `depth` + 1, or leave its frozen lead."""
 
     model: Backbone
     source: ClipSource
     depth: int
     device: torch.device
     precision: str = "fp32"
+    lead: Lead = NO_LEAD
+    """How much of stage `depth` + 1 is frozen, too."""
     features: Tensor | None = None
     """(N, ...) what `FeatureCache.get` gave; None reads clips and runs the frozen prefix."""
 
@@ -51,7 +54,11 @@ class Inputs:
         if self.depth == 0:
             return video
         with torch.no_grad(), autocast(self.device, self.precision):
-            return self.model.forward_prefix(video, self.depth)
+            return self.model.forward_prefix(video, self.depth, self.lead)
+
+    def logits(self, x: Tensor) -> Tensor:
+        """(B, K) from what `batch` gave."""
+        return self.model.forward_suffix(x, self.depth, self.lead)
 
 
 class FeatureCache:
@@ -72,7 +79,7 @@ class FeatureCache:
         self.max_bytes = max_bytes
         self.store = store
         self._entries: OrderedDict[tuple[object, ...], _Entry] = OrderedDict()
-        self._hashes: dict[tuple[int, int], str] = {}
+        self._hashes: dict[tuple[int, int, Lead], str] = {}
 
     @property
     def num_bytes(self) -> int:
@@ -94,7 +101,8 @@ class FeatureCache:
         if inputs.depth == 0 or len(inputs.source) == 0:
             return None
         self._drop_evicted()
-        key = (id(inputs.model), id(inputs.source), view, inputs.depth, inputs.precision)
+        where = (inputs.depth, inputs.lead)
+        key = (id(inputs.model), id(inputs.source), view, where, inputs.precision)
         entry = self._entries.get(key)
         if entry is None:
             entry = self._stored(inputs, view, batch_size) or self._computed(
@@ -125,8 +133,9 @@ class FeatureCache:
             "clips": inputs.source.id,
             "view": view,
             "arch": inputs.model.arch.name,
-            "weights": self._hash_prefix(inputs.model, inputs.depth),
+            "weights": self._hash_prefix(inputs.model, inputs.depth, inputs.lead),
             "depth": inputs.depth,
+            "lead": asdict(inputs.lead),
             "precision": inputs.precision,
             "device": inputs.device.type,
             "torch": torch.__version__,
@@ -160,11 +169,16 @@ class FeatureCache:
         assert features is not None
         return _Entry(inputs.model, inputs.source, features)
 
-    def _hash_prefix(self, model: Backbone, depth: int) -> str:
-        """Tell the weights below a depth from others; they are read once."""
-        key = (id(model), depth)
+    def _hash_prefix(self, model: Backbone, depth: int, lead: Lead) -> str:
+        """Tell the weights of the frozen part from others; they are read once."""
+        key = (id(model), depth, lead)
         if key not in self._hashes:
-            own = [t.name for t in model.arch.own_tensors() if t.stage <= depth]
+            last = sum(model.arch.depths[:depth]) + lead.blocks + lead.has_start
+            own = [
+                tensor.name
+                for tensor in model.arch.own_tensors()
+                if tensor.stage <= depth or (tensor.block is not None and tensor.block <= last)
+            ]
             tensors = dict(model.named_parameters())
             self._hashes[key] = hash_tensors({name: tensors[name] for name in own})
         return self._hashes[key]

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from vpetl_ray.errors import DataError, VpetlError
+from vpetl_ray.models.backbone import NO_LEAD
 from vpetl_ray.petl.attach import Attached
 from vpetl_ray.petl.method import Backbone
 from vpetl_ray.petl.seeding import seeded
 from vpetl_ray.training.clips import ClipSource
+from vpetl_ray.training.cut import find_lead
 from vpetl_ray.training.evaluation import Evaluation, evaluate, evaluate_inputs
 from vpetl_ray.training.features import EVALUATION_VIEW, FeatureCache, Inputs, autocast
 from vpetl_ray.training.network import check_compiler, wrap_network
@@ -111,13 +113,15 @@ class FineTuning:
             )
         self._device = self.model.head.weight.device
         self._cache = FeatureCache() if features is None and self.is_probe else features
+        self.model.set_drop_path(recipe.drop_path)
+        # Without a cache nothing is gained by it, and blocks may run compiled.
+        self._lead = NO_LEAD if self._cache is None else find_lead(attached)
         self._train, self._val = (self._inputs(source) for source in (train, val))
         self._view: int | None = None
         self._labels = train.labels.to(self._device)
         self._learning_rate = recipe.probe_learning_rate if self.is_probe else recipe.learning_rate
         self._optimizer = make_optimizer(attached, recipe, self._learning_rate)
-        self._network = wrap_network(self.model, attached.first_depth, world_size)
-        self.model.set_drop_path(recipe.drop_path)
+        self._network = wrap_network(self.model, attached.first_depth, world_size, lead=self._lead)
         if recipe.compile:
             check_compiler(self._device)
         self.model.set_running(is_compiled=recipe.compile, is_recomputed=recipe.recompute)
@@ -175,6 +179,7 @@ class FineTuning:
             model=self.model,
             source=source,
             depth=self.attached.first_depth,
+            lead=self._lead,
             device=self._device,
             precision=self.recipe.precision,
         )

@@ -24,6 +24,7 @@ from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
 from vpetl_ray.petl.adapter_file import describe_adapter
 from vpetl_ray.petl.attach import HEAD, Attached, attach
+from vpetl_ray.training.cut import find_lead
 from vpetl_ray.training.evaluation import evaluate_inputs, evaluate_views
 from vpetl_ray.training.feature_store import DEFAULT_DISK_BYTES, FeatureStore
 from vpetl_ray.training.features import (
@@ -209,6 +210,7 @@ class FineTuningRunner:
             model=self._model,
             source=self._test,
             depth=self._attached.first_depth,
+            lead=find_lead(self._attached),
             device=self._model.head.weight.device,
             precision=recipe.precision,
         )
