@@ -9,17 +9,21 @@ any time is taken, gradients must agree in float64. Steps are interleaved and me
 a busy machine slows both. FLOPs are those of the peer's matrix products and convolutions, the
 matmul rate is that of one large product on the same threads. `--compiled` also compiles both,
 which takes minutes of its own; figures of what was not compiled are left empty.
+
+`--only frozen` compares our own step with features from the store and without (`frozen.py`).
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from pathlib import Path
 
 import torch
 
 from benchmarks.report import Figure, print_figures, write_summary
 from benchmarks.step.cases import CPU_CASES, GPU_CASES, REHEARSAL_CASES, Case, make_contest
+from benchmarks.step.frozen import FROZEN_CASES, frozen_figures, measure_frozen
 from benchmarks.step.measure import (
     count_flops,
     interleaved_seconds,
@@ -28,6 +32,8 @@ from benchmarks.step.measure import (
 )
 
 FOLDER = Path(__file__).parent
+FROZEN = "frozen"
+"""Beside the cases: what features that were computed once are worth."""
 TOLERANCE = 1e-6
 """Largest difference of two gradients in float64 over the largest of the tensor."""
 
@@ -108,7 +114,8 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--seconds", type=float, default=25.0, help="of interleaved steps, a case")
     parser.add_argument("--compiled", action="store_true")
-    parser.add_argument("--only", choices=[case.name for case in CPU_CASES + GPU_CASES])
+    names = [case.name for case in CPU_CASES + GPU_CASES]
+    parser.add_argument("--only", choices=[*names, FROZEN])
     parser.add_argument("--gpu", action="store_true")
     parser.add_argument("--rehearse", action="store_true")
     options = parser.parse_args()
@@ -120,6 +127,11 @@ def main() -> None:
         every = GPU_CASES if options.gpu else CPU_CASES
         cases = tuple(case for case in every if options.only in (None, case.name))
     figures: list[Figure] = []
+    if options.only in (None, FROZEN) and not (options.gpu or options.rehearse):
+        with tempfile.TemporaryDirectory() as folder:
+            for frozen in FROZEN_CASES:
+                rows = measure_frozen(frozen, Path(folder), options.seconds)
+                figures += frozen_figures(frozen, rows)
     for case in cases:
         found = measure(case, device, with_compiled=options.compiled, seconds=options.seconds)
         figures += figures_of(case, found)
@@ -127,7 +139,10 @@ def main() -> None:
     if not options.rehearse:
         others = [c for c in CPU_CASES + GPU_CASES if c not in cases]
         empty = [figure for case in others for figure in figures_of(case, None)]
-        write_summary(FOLDER, figures + empty, keep_others=True)
+        empty += [figure for case in FROZEN_CASES for figure in frozen_figures(case, None)]
+        taken = {figure.figure for figure in figures}
+        figures += [figure for figure in empty if figure.figure not in taken]
+        write_summary(FOLDER, figures, keep_others=True)
 
 
 if __name__ == "__main__":
