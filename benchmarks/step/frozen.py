@@ -85,9 +85,7 @@ def measure_frozen(case: FrozenCase, folder: Path, seconds: float) -> dict[str, 
         cache = FeatureCache(store=FeatureStore(folder))
         steps = {
             "without": make_training_step(case, config, clips, None),
-            "with": make_training_step(
-                case, config, clips, FeatureCache(store=FeatureStore(folder))
-            ),
+            "with": make_training_step(case, config, clips, cache),
         }
         taken = interleaved_seconds(
             steps, torch.device("cpu"), rounds=200, warmup=2, budget=seconds
