@@ -46,6 +46,10 @@ class Stage(nn.Module):
         self.blocks = nn.ModuleList(_build_block(site, arch) for site in sites)
         self.downsample = PatchMerging(sites[0].dim) if has_downsample else None
 
+    def listed(self) -> list[Block]:
+        """Give the blocks in order."""
+        return [block for block in self.blocks if isinstance(block, Block)]
+
 
 class VideoSwin(Backbone):
     """Video Swin with its classifier.
@@ -86,13 +90,18 @@ class VideoSwin(Backbone):
 
     def stage_blocks(self, stage: int) -> Sequence[Block]:
         """Give the blocks of a stage, (B, T, H, W, C) to the same."""
-        return list(self.layers[stage - 1].blocks)
+        return self._stage(stage).listed()
 
     def leave_stage(self, x: Tensor, stage: int) -> Tensor:
         """(B, T, H, W, C) to (B, T, H/2, W/2, 2C), or unchanged behind the last stage."""
-        downsample = self.layers[stage - 1].downsample
+        downsample = self._stage(stage).downsample
         x_BTHWC: Tensor = x if downsample is None else downsample(x)
         return x_BTHWC
+
+    def _stage(self, stage: int) -> Stage:
+        found = self.layers[stage - 1]
+        assert isinstance(found, Stage)
+        return found
 
     def pool(self, x: Tensor) -> Tensor:
         """Mean over the tokens: (B, T, H, W, C) to (B, C)."""
