@@ -108,9 +108,8 @@ class VisionTransformer(Backbone):
     def stage_blocks(self, stage: int) -> Sequence[Block]:
         """Give a group of blocks, (B, N, C) to (B, N, C)."""
         start = sum(self.arch.depths[: stage - 1])
-        return [block for _, block in self.block_modules()][
-            start : start + self.arch.depths[stage - 1]
-        ]
+        group = self.blocks[start : start + self.arch.depths[stage - 1]]
+        return [block for block in group if isinstance(block, Block)]
 
     def pool(self, x: Tensor) -> Tensor:
         """Class token or mean over the patches, normalised: (B, N, C) to (B, C)."""
