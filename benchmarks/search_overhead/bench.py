@@ -20,8 +20,8 @@ import numpy as np
 from benchmarks.report import Figure, print_figures, write_summary
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.spec.load import load_spec
-from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal
-from vpetl_ray.tuning.halving import Decision, Halving
+from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal, number_of
+from vpetl_ray.tuning.halving import Decision, Halving, default_rungs
 
 HERE = Path(__file__).parent
 SPEC = HERE.parents[1] / "search_spaces" / "position_scale.yaml"
@@ -43,7 +43,10 @@ def measure(sampler: str, num_trials: int, folder: Path) -> list[float]:
         start=[],
         on_record=lambda record: None,
     )
-    halving = Halving((1, 3), eta=3)
+    halving = Halving(default_rungs(EPOCHS))
+    halving.judge = lambda waiting: study.worth(
+        [number_of(trial) for trial in waiting], is_new_possible=True
+    )
     open_trials: dict[str, tuple[Proposal, list[EpochRow]]] = {}
     spent: list[float] = []
     rng = random.Random(0)

@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpetl_ray.results.front import dominates, non_dominated
-from vpetl_ray.results.ranking import SPREADS, dominance_ranks, ranking
+from vpetl_ray.results.ranking import SPREADS, dominance_ranks, first_of_two, ranking
 
 coordinate = st.integers(0, 6).map(float)
 points_2d = st.lists(st.tuples(coordinate, coordinate), max_size=20)
@@ -18,6 +18,13 @@ def test_a_rank_is_the_longest_chain_of_points_that_dominate_each_other(points: 
         return max((1 + chain(p) for p in points if dominates(p, point)), default=0)
 
     assert dominance_ranks(points).tolist() == [chain(point) for point in points]
+
+
+@given(points=points_2d, num=st.integers(1, 25))
+def test_the_first_of_two_objectives_are_those_of_the_lowest_ranks(points: list, num: int) -> None:
+    by_rank = np.argsort(dominance_ranks(points), kind="stable")
+    first = first_of_two(np.array(points, dtype=float).reshape(-1, 2), num)
+    assert first.tolist() == by_rank[:num].tolist()
 
 
 @every_spread

@@ -22,7 +22,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.special import ndtr
 
-from vpetl_ray.results.ranking import dominance_ranks
+from vpetl_ray.results.ranking import first_of_two
 from vpetl_ray.tuning.beliefs import NOISE_SD, Belief, Beliefs
 from vpetl_ray.tuning.config_vectors import ConfigVectors
 from vpetl_ray.tuning.drawing import draw, mutate
@@ -41,9 +41,9 @@ MAX_TRIALS = 100
 MAX_TIMED = 256
 MAX_LISTED = 1024
 """Largest space of which every config is looked at."""
-POOL = 512
+POOL = 256
 """Candidates that are kept from one proposal to the next."""
-NUM_NEW = 8
+NUM_NEW = 6
 """Candidates that are new at each proposal, of a space that is too large to list."""
 MAX_EPOCHS = 4
 """Epochs of a trial that the model is fitted on: its last, the half of that, ..."""
@@ -62,13 +62,12 @@ class _Candidate:
 
 @dataclass(frozen=True)
 class _Seen:
-    """Trials of which an accuracy is known, and what is predicted of them; N of each."""
+    """Trials of which an accuracy is known, and the final one that is predicted; N of each."""
 
     beliefs: list[Belief]
     top1: Array
-    sd: Array
     best_first: NDArray[np.intp]
-    """Front by front."""
+    """At most `MAX_TRIALS`, front by front."""
 
 
 @dataclass(frozen=True)
@@ -197,16 +196,11 @@ class ExpectedImprovementSampler:
         return self._seen_at[1]
 
     def _look(self) -> _Seen:
-        beliefs, predictions = [], []
-        for belief in self._beliefs:
-            prediction = self._beliefs.predict(belief)
-            if prediction is not None:
-                beliefs.append(belief)
-                predictions.append((prediction.mean, prediction.sd))
-        top1_N, sd_N = np.array(predictions, dtype=np.float64).reshape(-1, 2).T
-        params_N = np.array([belief.params for belief in beliefs], dtype=np.float64)
-        ranks_N = dominance_ranks(np.column_stack([params_N, -top1_N]))
-        return _Seen(beliefs, top1_N, sd_N, np.argsort(ranks_N, kind="stable"))
+        seen = [(b, p) for b in self._beliefs if (p := self._beliefs.predict(b)) is not None]
+        top1_N = np.array([prediction.mean for _, prediction in seen])
+        params_N = np.array([belief.params for belief, _ in seen], dtype=np.float64)
+        best = first_of_two(np.column_stack([params_N, -top1_N]), MAX_TRIALS)
+        return _Seen([belief for belief, _ in seen], top1_N, best)
 
     def _filled_pool(self) -> list[_Candidate]:
         """Return the candidates, with some new ones."""
@@ -216,7 +210,7 @@ class ExpectedImprovementSampler:
                 for values in self._space.grid():
                     self._add(self._pool, values)
             else:
-                self._add_new(self._pool, POOL // 4)
+                self._add_new(self._pool, POOL // 2)
             self._filled_at = self._beliefs.version
         elif not self._is_listed and self._filled_at != self._beliefs.version:
             self._add_new(self._pool, NUM_NEW)
@@ -291,7 +285,7 @@ class ExpectedImprovementSampler:
 
     def _fit(self) -> _Fitted:
         seen = self._seen()
-        kept = [seen.beliefs[index] for index in seen.best_first[:MAX_TRIALS]]
+        kept = [seen.beliefs[index] for index in seen.best_first]
         vectors, shares, top1 = [], [], []
         for belief in kept:
             for epoch in _epochs_seen(belief):
