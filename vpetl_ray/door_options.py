@@ -14,6 +14,13 @@ Address = Annotated[
     typer.Option(help="A running Ray cluster; RAY_ADDRESS is used, too.", show_default="local"),
 ]
 
+Profile = Annotated[
+    bool,
+    typer.Option(
+        "--profile",
+        help="Say where the time of the first trial goes, and write a trace of it (Chrome's JSON).",
+    ),
+]
 Model = Annotated[
     str,
     typer.Argument(

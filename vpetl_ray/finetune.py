@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from vpetl_ray.door_options import MAX_SEED, Address
+from vpetl_ray.door_options import MAX_SEED, Address, Profile
 from vpetl_ray.errors import SearchError, SpecError, VpetlError
 from vpetl_ray.exits import (
     EXIT_FAILED,
@@ -19,6 +19,7 @@ from vpetl_ray.exits import (
     say_where,
 )
 from vpetl_ray.finetune_source import Chosen, Request, choose
+from vpetl_ray.profile_table import say_profile
 from vpetl_ray.results.records import TrialState
 from vpetl_ray.results_folder import check_new_folder
 
@@ -69,6 +70,7 @@ def finetune(
         ),
     ] = None,
     address: Address = None,
+    profile: Profile = False,
 ) -> None:
     """Train one config at full length, once for each seed, and test it in several views.
 
@@ -92,7 +94,7 @@ def finetune(
     except VpetlError as error:
         fail(str(error), EXIT_INPUT)
     try:
-        _finetune(console, chosen, seeds, directory, address=address)
+        _finetune(console, chosen, seeds, directory, address=address, profile=profile)
     except SearchError as error:
         fail(f"{error}; what was finished is in {directory}", EXIT_FAILED)
     except VpetlError as error:
@@ -102,14 +104,20 @@ def finetune(
 
 
 def _finetune(
-    console: Console, chosen: Chosen, seeds: list[int], directory: Path, *, address: str | None
+    console: Console,
+    chosen: Chosen,
+    seeds: list[int],
+    directory: Path,
+    *,
+    address: str | None,
+    profile: bool,
 ) -> None:
     # Here, so that `--help` and a mistake in the input answer without torch and Ray.
     from vpetl_ray.finetune_display import seeds_table  # noqa: PLC0415
     from vpetl_ray.finetune_job import FinetuneJob, origin_label  # noqa: PLC0415
     from vpetl_ray.spec.search_spec import spaced  # noqa: PLC0415
 
-    job = FinetuneJob(chosen, seeds, directory, address=address, console=console)
+    job = FinetuneJob(chosen, seeds, directory, address=address, console=console, profile=profile)
     result = job.run()
     if result.records:
         what = f"{chosen.config.describe()}, {spaced(result.facts.trainable_params)} parameters"
@@ -117,6 +125,8 @@ def _finetune(
         console.print(f"{what}; {origin_label(chosen)}", highlight=False, soft_wrap=True)
         console.print(seeds_table(result.records, num_views=result.facts.views["total"]))
         say_where(console, directory, result.tracking)
+    if profile:
+        say_profile(console, directory, decode_seconds=job.decode_seconds)
     say_what_mlflow_lacks(console, result.tracking, what="seeds", file="results.json")
     failed = [record for record in result.records if record.state is not TrialState.COMPLETE]
     if not result.is_whole:

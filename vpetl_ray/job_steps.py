@@ -80,7 +80,11 @@ def prepare_clips(
 
 
 def setup_groups(
-    spec: SearchSpec, store: ClipStore, *, measured: tuple[str, ...] = ()
+    spec: SearchSpec,
+    store: ClipStore,
+    *,
+    measured: tuple[str, ...] = (),
+    profile: Path | None = None,
 ) -> GroupSetup:
     """Read the backbone's weights for the worker groups.
 
@@ -88,6 +92,7 @@ def setup_groups(
         spec: of the search.
         store: the clips.
         measured: objectives that they measure of every trial.
+        profile: a folder for the profile of the first trial; every node sees it.
 
     Raises:
         CheckpointError: they are not this architecture's.
@@ -100,6 +105,7 @@ def setup_groups(
         seed=spec.seed,
         measured=measured,
         facts=data_facts(spec),
+        profile=None if profile is None else str(profile),
         feature_store=str(store.path.parents[1] / FEATURE_FOLDER),
         feature_disk_bytes=int(spec.resources.features_gb * 1e9),
     )

@@ -14,7 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vpetl_ray.console import front_table, list_table
-from vpetl_ray.door_options import Address
+from vpetl_ray.door_options import Address, Profile
 from vpetl_ray.errors import SearchError, SpecError, VpetlError
 from vpetl_ray.exits import (
     EXIT_FAILED,
@@ -24,6 +24,7 @@ from vpetl_ray.exits import (
     say_what_mlflow_lacks,
     say_where,
 )
+from vpetl_ray.profile_table import say_profile
 from vpetl_ray.results_folder import check_folder
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
@@ -48,6 +49,7 @@ def search(
         bool, typer.Option("--resume", help="Go on with the search in the results folder.")
     ] = False,
     address: Address = None,
+    profile: Profile = False,
 ) -> None:
     """Search for the Pareto front of accuracy against trainable parameters.
 
@@ -68,7 +70,7 @@ def search(
         fail(str(error), EXIT_INPUT)
     go_on = f"go on with: {_resume_command()}"
     try:
-        _search(console, loaded, directory, address=address, go_on=go_on)
+        _search(console, loaded, directory, address=address, go_on=go_on, profile=profile)
     except SearchError as error:
         fail(f"{error}\n{go_on}", EXIT_FAILED)
     except VpetlError as error:
@@ -78,13 +80,20 @@ def search(
 
 
 def _search(
-    console: Console, spec: SearchSpec, directory: Path, *, address: str | None, go_on: str
+    console: Console,
+    spec: SearchSpec,
+    directory: Path,
+    *,
+    address: str | None,
+    go_on: str,
+    profile: bool,
 ) -> None:
     # Here, so that `--help`, `--dry-run` and a mistake in the spec answer without torch and Ray.
     from vpetl_ray.search_job import SearchJob  # noqa: PLC0415
     from vpetl_ray.tuning.run import TrialsEnd  # noqa: PLC0415
 
-    result = SearchJob(spec, directory, address=address, console=console).run()
+    job = SearchJob(spec, directory, address=address, console=console, profile=profile)
+    result = job.run()
     if spec.is_list and result.records:
         console.print()
         console.print(list_table(result.records, title=spec.name))
@@ -96,6 +105,8 @@ def _search(
         for line in result.findings:
             console.print(line, markup=False, highlight=False, soft_wrap=True)
         say_where(console, directory, result.tracking)
+    if profile:
+        say_profile(console, directory, decode_seconds=job.decode_seconds)
     say_what_mlflow_lacks(console, result.tracking, what="trials", file="trials.parquet")
     if result.end is TrialsEnd.INTERRUPTED:
         fail(f"interrupted after {result.num_trained} trials; {go_on}", EXIT_INTERRUPTED)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from vpetl_ray.job_steps import (
     tracking_store,
 )
 from vpetl_ray.models.arch import count_backbone
+from vpetl_ray.profile_table import PROFILE_FOLDER
 from vpetl_ray.results.environment import environment_facts
 from vpetl_ray.results.front import front_of
 from vpetl_ray.results.front_facts import FrontFacts
@@ -80,11 +82,23 @@ class SearchJob:
         directory: the results folder; made once the input is known to be right.
         address: of a Ray cluster, None for a private one.
         console: where to show how far it is.
+        profile: whether to write where the time of the first trial goes.
+
+    Attributes:
+        decode_seconds: what getting the clips ready took; next to nothing where it was done before.
     """
 
     def __init__(
-        self, spec: SearchSpec, directory: Path, *, address: str | None, console: Console
+        self,
+        spec: SearchSpec,
+        directory: Path,
+        *,
+        address: str | None,
+        console: Console,
+        profile: bool = False,
     ) -> None:
+        self.decode_seconds = 0.0
+        self._profile = directory / PROFILE_FOLDER if profile else None
         self._spec = spec
         self._directory = directory
         self._address = address
@@ -102,11 +116,13 @@ class SearchJob:
             data = self._spec.data_config()
             videos = list_videos(data, self._display)
             self._spec.check_budget(len(videos.classes))
+            start = time.monotonic()
             store = prepare_clips(data, self._display, videos=videos, address=self._address)
+            self.decode_seconds = time.monotonic() - start
             if self._spec.data_config().view_spec().num_train_views is None:
                 self._display.note(f"frozen layers: {frozen_sentence(self._spec)}")
             measured = self._spec.costs(Known.MEASURED)
-            setup = setup_groups(self._spec, store, measured=measured)
+            setup = setup_groups(self._spec, store, measured=measured, profile=self._profile)
             self._display.stage("starting Ray")
             plan = connect(stack, self._spec, self._address)
             stack.enter_context(claimed(self._directory, self._spec))

@@ -1,5 +1,6 @@
 """The real runner without Ray: one worker's backbone, a real clip store, a task at a time."""
 
+import io
 import json
 from dataclasses import replace
 
@@ -7,6 +8,7 @@ import av
 import numpy as np
 import pytest
 import torch
+from rich.console import Console
 from safetensors.torch import load
 
 from vpetl_ray.data.clip_build import build_clip_store
@@ -19,6 +21,8 @@ from vpetl_ray.models.video_swin import VideoSwin
 from vpetl_ray.petl.adapter_file import load_adapter
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.methods import AdapterConfig, PattConfig
+from vpetl_ray.profile_table import say_profile
+from vpetl_ray.training.profile import PHASES
 from vpetl_ray.training.recipe import Recipe
 from vpetl_ray.tuning.messages import make_task
 from vpetl_ray.tuning.space import TrialConfig
@@ -196,6 +200,28 @@ def test_after_a_task_that_could_not_start_the_next_one_runs(runner):
         runner.start(make_task("bad.test", config(WIDE), kind="evaluate"))
     runner.close()
     assert len(train(runner, NARROW)[0]) == 3
+
+
+def test_the_first_trial_is_profiled_and_gives_what_it_gives_otherwise(runner, groups, tmp_path):
+    plain = train(runner, NARROW)
+    setup = replace(groups.payload, profile=str(tmp_path / "profile"))
+    other = groups.make_runner(setup, runner._context)
+    profiled = train(other, NARROW)
+    assert profiled[0] == plain[0]
+    assert tensors(profiled[1]) == tensors(plain[1])
+    profile = json.loads((tmp_path / "profile" / "profile.json").read_text())
+    assert profile["trial"] == "t0001"
+    assert profile["step_flops"] > 0
+    assert 0 < profile["share_of_matmul_rate"] < 1
+    assert min(profile["seconds"][name] for name in PHASES) > 0
+    trace = json.loads((tmp_path / "profile" / "trace.json").read_text())
+    assert {event.get("name") for event in trace["traceEvents"]} >= {"forward", "backward"}
+    table = Console(width=80, record=True, file=io.StringIO())
+    say_profile(table, tmp_path, decode_seconds=1.0)
+    assert "forward and backward run at" in table.export_text()
+    (tmp_path / "profile" / "profile.json").unlink()
+    train(other, NARROW)
+    assert not (tmp_path / "profile" / "profile.json").exists()
 
 
 def test_a_diverging_trial_says_so_in_one_sentence(runner):

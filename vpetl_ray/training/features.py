@@ -46,11 +46,20 @@ class Inputs:
 
         The frozen prefix must be in evaluation mode; changing modes at every step is too slow.
         """
+        return self.enter(self.read(indices, epoch=epoch, train=train))
+
+    def read(self, indices: Sequence[int] | Tensor, *, epoch: int, train: bool) -> Tensor:
+        """Features, or clips as uint8, on the device: what `enter` takes."""
         if self.features is not None:
             rows = self.features[torch.as_tensor(indices, device=self.features.device)]
             return to_device(rows, self.device)
-        clips_u8 = self.source.batch(indices, epoch=epoch, train=train)
-        video = clips_to_input(to_device(clips_u8, self.device))
+        return to_device(self.source.batch(indices, epoch=epoch, train=train), self.device)
+
+    def enter(self, rows: Tensor) -> Tensor:
+        """Run the frozen part, where `read` gave clips."""
+        if self.features is not None:
+            return rows
+        video = clips_to_input(rows)
         if self.depth == 0:
             return video
         with torch.no_grad(), autocast(self.device, self.precision):

@@ -3,6 +3,7 @@
 import contextlib
 import time
 from collections.abc import Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -22,6 +23,16 @@ from vpetl_ray.training.evaluation import Evaluation, evaluate, evaluate_inputs
 from vpetl_ray.training.features import EVALUATION_VIEW, FeatureCache, Inputs, autocast
 from vpetl_ray.training.network import check_compiler, wrap_network
 from vpetl_ray.training.optimizer import copy_to_cpu, make_optimizer
+from vpetl_ray.training.profile import (
+    BACKWARD,
+    DATA,
+    EVALUATION,
+    FEATURES,
+    FORWARD,
+    OPTIMISER,
+    TrialProfile,
+    no_phase,
+)
 from vpetl_ray.training.recipe import Recipe, learning_rate_factor
 
 __all__ = ["EpochResult", "Evaluation", "FineTuning", "TrainingDiverged", "evaluate"]
@@ -72,6 +83,7 @@ class FineTuning:
         rank: of this process.
         world_size: worker processes; above 1 the process group must exist, and all must take part.
         features: keeps what the frozen part computes, over epochs and trials.
+        profile: told of every phase.
 
     Raises:
         DataError: there is nothing to train on, or a label that the classifier has not.
@@ -93,10 +105,13 @@ class FineTuning:
         rank: int = 0,
         world_size: int = 1,
         features: FeatureCache | None = None,
+        profile: TrialProfile | None = None,
     ) -> None:
         _check_clips(model, train, val)
         self.model = model.to(device) if device else model
         self.attached = attached
+        self._profile = profile
+        self._phase = no_phase if profile is None else profile.phase
         self.recipe = recipe
         self.seed = seed
         self.rank = rank
@@ -142,14 +157,16 @@ class FineTuning:
         if self.done:
             raise VpetlError(f"training: all {self.num_epochs} epochs have run")
         start = time.perf_counter()
-        self._fill_cache()
+        with self._phase(FEATURES):
+            self._fill_cache()
         train_loss = self._train_epoch(self.epoch + 1)
-        evaluation = evaluate_inputs(
-            self._val,
-            batch_size=self.recipe.eval_batch_size,
-            rank=self.rank,
-            world_size=self.world_size,
-        )
+        with self._phase(EVALUATION):
+            evaluation = evaluate_inputs(
+                self._val,
+                batch_size=self.recipe.eval_batch_size,
+                rank=self.rank,
+                world_size=self.world_size,
+            )
         self.epoch += 1
         return EpochResult(
             epoch=self.epoch,
@@ -219,7 +236,8 @@ class FineTuning:
         with self._seeded_depth(epoch):
             for step in range(self._steps):
                 self._set_learning_rate((epoch - 1) * self._steps + step)
-                losses[step] = self._step(batches[step], epoch)
+                with nullcontext() if self._profile is None else self._profile.step():
+                    losses[step] = self._step(batches[step], epoch)
                 if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self._steps:
                     self._check_finite(losses, epoch, step)
         return float(losses.mean())
@@ -232,23 +250,28 @@ class FineTuning:
 
     def _step(self, batch: Tensor, epoch: int) -> Tensor:
         indices = batch.tensor_split(self.world_size)[self.rank]
-        x = self._train.batch(indices, epoch=epoch, train=True)
-        labels = self._labels[indices.to(self._device)]
-        with autocast(self._device, self.recipe.precision):
-            logits_BK = self._network(x)
-        loss = cross_entropy(
-            logits_BK.float(),
-            labels,
-            reduction="sum",
-            label_smoothing=self.recipe.label_smoothing,
-        )
-        # DDP averages over the workers, whose shares of the batch may differ by a clip.
-        loss = loss * (self.world_size / len(batch))
-        self._optimizer.zero_grad(set_to_none=True)
-        loss.backward()  # type: ignore[no-untyped-call]
-        if self.recipe.grad_clip is not None:
-            nn.utils.clip_grad_norm_(self.attached.trainable.values(), self.recipe.grad_clip)
-        self._optimizer.step()
+        with self._phase(DATA):
+            rows = self._train.read(indices, epoch=epoch, train=True)
+            labels = self._labels[indices.to(self._device)]
+        with self._phase(FORWARD):
+            x = self._train.enter(rows)
+            with autocast(self._device, self.recipe.precision):
+                logits_BK = self._network(x)
+            loss = cross_entropy(
+                logits_BK.float(),
+                labels,
+                reduction="sum",
+                label_smoothing=self.recipe.label_smoothing,
+            )
+            # DDP averages over the workers, whose shares of the batch may differ by a clip.
+            loss = loss * (self.world_size / len(batch))
+        with self._phase(BACKWARD):
+            self._optimizer.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+        with self._phase(OPTIMISER):
+            if self.recipe.grad_clip is not None:
+                nn.utils.clip_grad_norm_(self.attached.trainable.values(), self.recipe.grad_clip)
+            self._optimizer.step()
         return loss.detach()
 
     def _set_learning_rate(self, step: int) -> None:

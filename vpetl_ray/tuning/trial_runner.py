@@ -6,6 +6,7 @@ This is the only file of `tuning` that knows how a model is built and trained.
 import io
 import warnings
 from collections.abc import Mapping
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,7 @@ from vpetl_ray.training.features import (
 from vpetl_ray.training.loop import FineTuning
 from vpetl_ray.training.measure import measure_latency, measure_step_memory
 from vpetl_ray.training.model_facts import DataFacts, adapter_facts
+from vpetl_ray.training.profile import TrialProfile
 from vpetl_ray.training.recipe import Recipe
 from vpetl_ray.tuning.messages import Task
 from vpetl_ray.tuning.space import TrialConfig
@@ -61,6 +63,8 @@ class FineTuningSetup:
     """What adapter files say of the data and the backbone, so that they can be used elsewhere."""
     feature_bytes: int = DEFAULT_MAX_BYTES
     """Memory that one worker may use for features of the frozen part."""
+    profile: str | None = None
+    """Folder for the profile of the first trial that the first group trains."""
     feature_store: str | None = None
     """Folder where workers share them on the disk; None for each by itself, in memory."""
     feature_disk_bytes: int = DEFAULT_DISK_BYTES
@@ -110,6 +114,8 @@ class FineTuningRunner:
         self._attached: Attached | None = None
         self._tuning: FineTuning | None = None
         self._to_measure: tuple[str, ...] = ()
+        self._profile: TrialProfile | None = None
+        self._profile_folder = setup.profile
 
     def start(self, task: Task) -> None:
         """Attach the task's config, and put back what it comes with."""
@@ -132,6 +138,7 @@ class FineTuningRunner:
             rank=self._context.rank,
             world_size=self._context.world_size,
             features=self._features,
+            profile=self._start_profile(config.recipe),
         )
         is_new = task.start_state is None and self._context.rank == 0
         self._to_measure = self._setup.measured if is_new else ()
@@ -147,7 +154,8 @@ class FineTuningRunner:
         # Before the epoch, whose time they are no part of; with its result they travel on.
         costs = {name: self._measure(name) for name in self._to_measure}
         self._to_measure = ()
-        result = asdict(self._tuning.run_epoch())
+        with nullcontext() if self._profile is None else self._profile.epoch():
+            result = asdict(self._tuning.run_epoch())
         metrics = {**result, **costs}
         return EpochOutput(epoch=metrics.pop("epoch"), metrics=metrics, is_last=self._tuning.done)
 
@@ -177,9 +185,27 @@ class FineTuningRunner:
 
     def close(self) -> None:
         """Take the config out of the backbone again."""
+        if self._profile is not None:
+            if self._tuning is not None and self._tuning.done:
+                self._profile.finish({"trial": self._trial_id})
+            self._profile.close()
+            self._profile = None
         if self._attached is not None:
             self._attached.detach()
         self._attached = self._tuning = self._config = None
+
+    def _start_profile(self, recipe: Recipe) -> TrialProfile | None:
+        context = self._context
+        if self._profile_folder is None or context.group or context.rank:
+            return None
+        folder, self._profile_folder = self._profile_folder, None
+        self._profile = TrialProfile(
+            Path(folder),
+            torch.device(context.device),
+            recipe.precision,
+            counts_flops=not recipe.compile,
+        )
+        return self._profile
 
     def _measure(self, name: str) -> float:
         """Measure one cost of what is attached, on this worker's device."""
