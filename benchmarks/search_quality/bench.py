@@ -24,8 +24,8 @@ from benchmarks.search_quality.compare import (
     NUM_WORKERS,
     OURS,
     Run,
-    problem,
     read_searches,
+    world,
 )
 
 mpl.use("Agg")
@@ -198,7 +198,8 @@ def main() -> None:
         if run.num_workers == NUM_WORKERS:
             searches.setdefault(run.search, []).append(run)
     alone = [run for run in runs if run.search == OURS and run.num_workers == 1]
-    print(f"{problem().num_configs} configs within {problem().budget:,} parameters")
+    problem = world("table").problem
+    print(f"{problem.num_configs} configs within {problem.budget:,} parameters")
     table = rows(searches)
     for row in sorted(table, key=lambda row: -float(row["quarter"] or 0.0)):
         p = "" if row["p_quarter"] is None else f"p {row['p_quarter']:.1e}"

@@ -2,9 +2,10 @@
 
     python -m benchmarks.search_quality.compare [--seeds 30] [--processes 2] [--only ehvi moasha]
 
-Simulated on the table (`tabulate`), 4 workers, and ours with 1 as well. Each search is appended to
-`results/searches.jsonl` as it ends and not done again, so it may be interrupted; then
-`python -m benchmarks.search_quality.bench` makes the figure, the table and the tests of it.
+Simulated on the table (`tabulate`; with `--world layerwise` on the surrogate), 4 workers, and ours
+with 1 as well. Each search is appended to `results/searches.jsonl` as it ends and not done again,
+so it may be interrupted; then `python -m benchmarks.search_quality.bench` makes the figure, the table
+and the tests of it.
 """
 
 from __future__ import annotations
@@ -18,7 +19,10 @@ from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict, dataclass
 from functools import cache, partial
 from pathlib import Path
+from statistics import mean
 from typing import Any
+
+import numpy as np
 
 from benchmarks.search_quality.searches import (
     OurSearch,
@@ -31,7 +35,6 @@ from benchmarks.search_quality.table import FOLDER, Curve, read_table, tabulated
 from vpetl_ray.results.front import front_hypervolume
 from vpetl_ray.tuning.halving import Halving, Promote, Variant, default_rungs
 
-RUNS = FOLDER / "results" / "searches.jsonl"
 EPOCHS = 8
 BUDGET_SHARE = 0.08
 """Of the backbone's parameters: what the demo's own search has."""
@@ -119,55 +122,100 @@ SEARCHES: Mapping[str, MakeSearch] = {
 }
 
 
-@cache
-def problem() -> Problem:
-    space = tabulated_space()
-    budget = int(BUDGET_SHARE * BACKBONE)
-    within = sum(space.count(space.build(values)) <= budget for values in space.grid())
-    return Problem(space=space, budget=budget, epochs=EPOCHS, max_trials=10**6, num_configs=within)
+@dataclass(frozen=True, kw_only=True)
+class World:
+    """A space, and how its configs train."""
 
-
-@cache
-def table() -> Mapping[str, tuple[Curve, ...]]:
-    return read_table()
-
-
-@cache
-def training_seconds() -> float:
+    problem: Problem
+    curve_of: Callable[[str, int], Curve]
+    """A config's training by its key, as a search with this seed sees it."""
+    true_top1: Callable[[Curve], float]
+    """Of a config on the test split, whatever the seed."""
+    training_seconds: float
     """How long a search lasts, of all workers together."""
+
+
+@cache
+def world(name: str) -> World:
+    """Make a world by its name."""
+    return WORLDS[name]()
+
+
+def _table_world() -> World:
+    table, space = read_table(), tabulated_space()
+    budget = int(BUDGET_SHARE * BACKBONE)
     within = [
-        sum(curve.seconds)
-        for curves in table().values()
-        for curve in curves
-        if curve.params <= problem().budget
+        config for values in space.grid() if space.count(config := space.build(values)) <= budget
     ]
-    return NUM_FULL_TRIALS * sum(within) / len(within)
+    seconds = [sum(curve.seconds) for config in within for curve in table[config.key]]
+
+    def curve_of(key: str, seed: int) -> Curve:
+        # Which of its two seeds a config is seen with is the same in all searches of one seed.
+        return random.Random(f"{seed}/{key}").choice(table[key])
+
+    return World(
+        problem=Problem(
+            space=space, budget=budget, epochs=EPOCHS, max_trials=10**6, num_configs=len(within)
+        ),
+        curve_of=curve_of,
+        true_top1=lambda curve: mean(other.test_top1 for other in table[curve.key]),
+        training_seconds=NUM_FULL_TRIALS * mean(seconds),
+    )
 
 
-def run(name: str, seed: int, num_workers: int) -> Run:
+def _layerwise_world() -> World:
+    from benchmarks.search_quality.surrogate import Surrogate  # noqa: PLC0415
+
+    surrogate = Surrogate()
+    space = surrogate.space
+    seconds = np.exp(surrogate.y_NE[:, -1]) * (surrogate.y_NE.shape[1] - 2)
+    return World(
+        problem=Problem(
+            space=space,
+            budget=surrogate.budget,
+            epochs=surrogate.y_NE.shape[1] - 2,
+            max_trials=10**6,
+            num_configs=10**9,
+        ),
+        curve_of=lambda key, seed: surrogate.curve(space.by_key[key], seed),
+        true_top1=lambda curve: curve.test_top1,
+        training_seconds=NUM_FULL_TRIALS * float(seconds.mean()),
+    )
+
+
+WORLDS: Mapping[str, Callable[[], World]] = {"table": _table_world, "layerwise": _layerwise_world}
+
+
+def runs_file(world_name: str) -> Path:
+    """Where the searches of a world are kept."""
+    name = "searches.jsonl" if world_name == "table" else f"searches_{world_name}.jsonl"
+    return FOLDER / "results" / name
+
+
+def run(name: str, seed: int, num_workers: int, world_name: str = "table") -> Run:
     """Simulate one search."""
+    place = world(world_name)
     drawn: dict[str, Curve] = {}
 
     def curve_of(job: Job) -> Curve:
-        # Which of its two seeds a config is seen with is the same in all searches of one seed.
         if job.key not in drawn:
-            drawn[job.key] = random.Random(f"{seed}/{job.key}").choice(table()[job.key])
+            drawn[job.key] = place.curve_of(job.key, seed)
         return drawn[job.key]
 
     began = time.perf_counter()
     epochs = simulate(
-        SEARCHES[name](problem(), seed),
+        SEARCHES[name](place.problem, seed),
         curve_of,
         num_workers=num_workers,
-        max_seconds=training_seconds() / num_workers,
+        max_seconds=place.training_seconds / num_workers,
     )
     wall = time.perf_counter() - began
-    steps = list(_growth(epochs))
+    steps = list(_growth(epochs, place))
     return Run(
         search=name,
         seed=seed,
         num_workers=num_workers,
-        end=training_seconds(),
+        end=place.training_seconds,
         seconds=tuple(round(second * num_workers, 3) for second, _, _ in steps),
         volume=tuple(round(volume, 4) for _, volume, _ in steps),
         true_volume=tuple(round(volume, 4) for _, _, volume in steps),
@@ -177,7 +225,7 @@ def run(name: str, seed: int, num_workers: int) -> Run:
     )
 
 
-def _growth(epochs: list[Epoch]) -> Iterator[tuple[float, float, float]]:
+def _growth(epochs: list[Epoch], place: World) -> Iterator[tuple[float, float, float]]:
     """Hypervolume after each trial that was trained to its end and made the front better."""
     front: dict[str, Curve] = {}
     best = 0.0
@@ -185,7 +233,7 @@ def _growth(epochs: list[Epoch]) -> Iterator[tuple[float, float, float]]:
         if not epoch.is_final:
             continue
         front[epoch.curve.key] = epoch.curve
-        volume = _volume(front, lambda curve: curve.top1[-1])
+        volume = _volume(front, place, lambda curve: curve.top1[-1])
         if volume > best:
             best = volume
             front = {
@@ -196,26 +244,22 @@ def _growth(epochs: list[Epoch]) -> Iterator[tuple[float, float, float]]:
                     for other in front.values()
                 )
             }
-            yield epoch.seconds, volume, _volume(front, _true_top1)
+            yield epoch.seconds, volume, _volume(front, place, place.true_top1)
 
 
-def _true_top1(curve: Curve) -> float:
-    both = table()[curve.key]
-    return sum(other.test_top1 for other in both) / len(both)
-
-
-def _volume(front: Mapping[str, Curve], top1: Callable[[Curve], float]) -> float:
+def _volume(front: Mapping[str, Curve], place: World, top1: Callable[[Curve], float]) -> float:
     curves = list(front.values())
     return front_hypervolume(
         [curve.params for curve in curves],
         [top1(curve) for curve in curves],
-        max_params=REFERENCE_ROOM * problem().budget,
+        max_params=REFERENCE_ROOM * place.problem.budget,
         min_top1=REFERENCE_TOP1,
     )
 
 
-def read_searches(path: Path = RUNS) -> list[Run]:
-    """Every search that is on file."""
+def read_searches(world_name: str = "table") -> list[Run]:
+    """Every search of a world that is on file."""
+    path = runs_file(world_name)
     lines = path.read_text().splitlines() if path.exists() else []
     return [Run(**{k: _tuple(v) for k, v in json.loads(line).items()}) for line in lines]
 
@@ -229,8 +273,9 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=30)
     parser.add_argument("--processes", type=int, default=2)
     parser.add_argument("--only", nargs="*", default=list(SEARCHES), choices=list(SEARCHES))
+    parser.add_argument("--world", default="table", choices=list(WORLDS))
     options = parser.parse_args()
-    done = {(run.search, run.seed, run.num_workers) for run in read_searches()}
+    done = {(run.search, run.seed, run.num_workers) for run in read_searches(options.world)}
     wanted = [
         (name, seed, workers)
         for seed in range(FIRST_SEED, FIRST_SEED + options.seeds)
@@ -239,8 +284,10 @@ def main() -> None:
         if (name, seed, workers) not in done
     ]
     print(f"{len(done)} searches on file, {len(wanted)} to do", flush=True)
-    with ProcessPoolExecutor(options.processes) as pool, RUNS.open("a") as file:
-        for future in as_completed(pool.submit(partial(run, *what)) for what in wanted):
+    with ProcessPoolExecutor(options.processes) as pool, runs_file(options.world).open("a") as file:
+        for future in as_completed(
+            pool.submit(partial(run, *what, options.world)) for what in wanted
+        ):
             result = future.result()
             file.write(json.dumps(asdict(result)) + "\n")
             file.flush()

@@ -73,11 +73,14 @@ class RememberedSpace(Space):
         super().__init__(arch=space.arch, num_classes=space.num_classes, tree=space.domains)
         self._built: dict[tuple[tuple[str, Value], ...], TrialConfig] = {}
         self._counts: dict[str, int] = {}
+        self.by_key: dict[str, TrialConfig] = {}
+        """Every config that was built."""
 
     def build(self, values: Values) -> TrialConfig:
         written = tuple(sorted(values.items()))
         if written not in self._built:
-            self._built[written] = super().build(values)
+            config = self._built[written] = super().build(values)
+            self.by_key[config.key] = config
         return self._built[written]
 
     def count(self, config: TrialConfig) -> int:

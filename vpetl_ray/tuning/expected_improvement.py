@@ -68,6 +68,14 @@ class _Fitted:
         size_N: Array = self.x[:, -2]
         return size_N
 
+    @property
+    def floor(self) -> float:
+        """Accuracy of the reference point: what is not half as good as the best is no gain.
+
+        Else the smallest configs of all would gain most, by a tenth of the classes known.
+        """
+        return float(max(self.mean.min(), 0.5 * self.mean.max()))
+
 
 class ExpectedImprovementSampler:
     """Proposes what is expected to add most to the front's hypervolume for its training time.
@@ -183,8 +191,9 @@ class ExpectedImprovementSampler:
         if fitted.gains is None or len(fitted.gains) != len(self._candidates):
             x_MD = _at_end(self._candidates.matrix())
             mean_M, sd_M = self._model.predict(x_MD)
-            floor = float(fitted.mean.min())
-            gain_M = expected_gain(x_MD[:, -2], mean_M, sd_M, fitted.size, fitted.mean, floor)
+            gain_M = expected_gain(
+                x_MD[:, -2], mean_M, sd_M, fitted.size, fitted.mean, fitted.floor
+            )
             fitted.gains = gain_M / fitted.seconds.relative(x_MD) ** self._cost_power
         return fitted.gains
 
@@ -199,8 +208,7 @@ class ExpectedImprovementSampler:
         x_KD, mean_K = fitted.x[places], fitted.mean[places]
         _, sd_K = self._model.predict(x_KD)
         size_F, mean_F = np.delete(fitted.size, places), np.delete(fitted.mean, places)
-        floor = float(fitted.mean.min())
-        gain_K = expected_gain(x_KD[:, -2], mean_K, sd_K, size_F, mean_F, floor)
+        gain_K = expected_gain(x_KD[:, -2], mean_K, sd_K, size_F, mean_F, fitted.floor)
         return gain_K / (left_K * fitted.seconds.relative(x_KD)) ** self._cost_power
 
     def _fit(self, kept: Sequence[Belief]) -> _Fitted:
