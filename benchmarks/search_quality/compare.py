@@ -4,8 +4,8 @@
 
 Simulated on the table (`tabulate`; with `--world layerwise` on the surrogate), 4 workers, and ours
 with 1 as well. Each search is appended to `results/searches.jsonl` as it ends and not done again,
-so it may be interrupted; then `python -m benchmarks.search_quality.bench` makes the figure, the table
-and the tests of it.
+so it may be interrupted; then `python -m benchmarks.search_quality.bench` makes the figure, the
+table and the tests of it.
 """
 
 from __future__ import annotations

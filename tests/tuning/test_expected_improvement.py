@@ -176,6 +176,20 @@ def test_what_waits_is_worth_what_it_may_add_to_the_front():
     assert study.worth(waiting, is_new_possible=False).of_new is None
 
 
+def test_what_is_not_half_as_good_as_the_best_is_worth_nothing_however_small_it_is():
+    study = open_study(None, sampler="ehvi", seed=3)
+    trained = [study.ask() for _ in range(14)]
+    smallest = min(trained, key=lambda proposal: proposal.trainable_params)
+    for proposal in trained:
+        if proposal is not smallest:
+            study.tell(finished(proposal, top1=80.0 + proposal.number))
+    study.observe(smallest.number, [EpochRow(epoch=1, top1=4.0, seconds=1.0)])
+    poor = study.worth([smallest.number], is_new_possible=False).of_waiting[0]
+    study.observe(smallest.number, [EpochRow(epoch=1, top1=60.0, seconds=1.0)])
+    fair = study.worth([smallest.number], is_new_possible=False).of_waiting[0]
+    assert poor < 0.05 * fair
+
+
 def test_too_few_trials_are_not_judged():
     study, waiting = waiting_study(0)
     assert study.worth(waiting, is_new_possible=True) is None
