@@ -1,7 +1,6 @@
 """Our own sampler: its gain is exact, its model fits, and it finds what random draws do not."""
 
 import random
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +11,8 @@ from vpetl_ray.results.front import hypervolume
 from vpetl_ray.results.records import EpochRow
 from vpetl_ray.tuning.config_vectors import ConfigVectors
 from vpetl_ray.tuning.domains import Choice, FloatRange, Subset
-from vpetl_ray.tuning.expected_improvement import expected_gain
+from vpetl_ray.tuning.epoch_seconds import EpochSeconds
+from vpetl_ray.tuning.expected_improvement import _Fitted, expected_gain
 from vpetl_ray.tuning.gaussian_process import GaussianProcess
 from vpetl_ray.tuning.space import Space
 
@@ -177,20 +177,20 @@ def test_what_waits_is_worth_what_it_may_add_to_the_front():
     assert study.worth(waiting, is_new_possible=False).of_new is None
 
 
-def test_what_is_not_half_as_good_as_the_best_is_worth_nothing_however_small_it_is():
-    study = open_study(None, sampler="ehvi", seed=3)
-    trained = [study.ask() for _ in range(14)]
-    smallest = min(trained, key=lambda proposal: proposal.trainable_params)
-    for proposal in trained:
-        if proposal is not smallest:
-            top1 = 80.0 + proposal.number
-            rows = [EpochRow(epoch=e, top1=top1 - 20.0 / e, seconds=1.0) for e in (1, 2)]
-            study.tell(replace(finished(proposal, top1=top1), curve=tuple(rows)))
-    study.observe(smallest.number, [EpochRow(epoch=1, top1=4.0, seconds=1.0)])
-    poor = study.worth([smallest.number], is_new_possible=False).of_waiting[0]
-    study.observe(smallest.number, [EpochRow(epoch=1, top1=60.0, seconds=1.0)])
-    fair = study.worth([smallest.number], is_new_possible=False).of_waiting[0]
-    assert poor < 0.2 * fair
+@pytest.mark.parametrize(("top1", "floor"), [([10.0, 80.0], 40.0), ([60.0, 80.0], 60.0)])
+def test_what_is_not_half_as_good_as_the_best_is_no_gain(top1, floor):
+    x_ND = np.zeros((2, 3))
+    fitted = _Fitted([0, 1], x_ND, np.array(top1), EpochSeconds(x_ND, [1.0, 2.0]))
+    assert fitted.floor == floor
+
+
+def test_what_trains_slowly_is_known_by_what_was_timed():
+    x_ND = np.random.default_rng(0).random((20, 3))
+    seconds = np.exp(2.0 * x_ND[:, 1])
+    few = EpochSeconds(x_ND[:2], seconds[:2]).relative(x_ND)
+    many = EpochSeconds(x_ND, seconds).relative(x_ND)
+    assert (few == 1.0).all()
+    assert np.corrcoef(many, seconds)[0, 1] > 0.95
 
 
 def test_too_few_trials_are_not_judged():
