@@ -28,6 +28,15 @@ def test_dry_run_shows_the_resolved_spec(write):
     assert plan_dry_run(spec, nodes=[{"CPU": 1}]).spec_yaml == spec.to_yaml()
 
 
+def test_dry_run_says_how_many_trials_are_stopped_early(write):
+    spec = load_spec(write(), ["search.halving={rungs: [2, 4], eta: 3}", "training.epochs=8"])
+    text = plan_dry_run(spec, nodes=[{"CPU": 1}]).text()
+    assert (
+        "early stopping:       after epoch 2, at most 10 of 30 trials go on; "
+        "after epoch 4, at most 3 of 10 trials go on: about 38% of the epochs\n"
+    ) in text
+
+
 def test_dry_run_says_what_fixed_views_would_save(write):
     spec = load_spec(write(), ["data.train_crop=random", "data.views=free"])
     text = plan_dry_run(spec, nodes=[{"CPU": 1}]).text()

@@ -36,6 +36,8 @@ class DryRun:
     """Trainable parameters of each start config."""
     groups: GroupPlan
     """The worker groups that would be started."""
+    early_stopping: str | None
+    """How many trials would go on at each rung; None where every one is trained to its end."""
     frozen: str
     """What frozen layers compute once."""
 
@@ -48,6 +50,7 @@ class DryRun:
         return [
             *(self._list_facts() if self.is_list else self._space_facts()),
             ("trials", spaced(self.num_trials)),
+            *([("early stopping", self.early_stopping)] if self.early_stopping else []),
             ("frozen layers", self.frozen),
             ("workers", self.groups.sentence),
         ]
@@ -95,15 +98,17 @@ def plan_dry_run(
     spec.check_budget(num_classes)
     space = spec.space(num_classes)
     start = spec.start_plan(num_classes)
-    resources = spec.resources
+    resources, halving = spec.resources, spec.halving()
+    num_trials = spec.num_trials(num_classes)
     return DryRun(
         spec_yaml=spec.to_yaml(),
         summary=space.summary(spec.given_budget),
         budget=spec.given_budget,
-        num_trials=spec.num_trials(num_classes),
+        num_trials=num_trials,
         is_list=spec.is_list,
         start=start,
         start_counts={t.name: space.count(space.build(t.values)) for t in start.trials},
+        early_stopping=halving.sentence(num_trials, spec.fewest_epochs) if halving else None,
         frozen=frozen_sentence(spec),
         groups=plan_groups(
             nodes or [this_machine()],

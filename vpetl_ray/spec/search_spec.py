@@ -233,13 +233,17 @@ class SearchSpec(Section):
             raise SpecError(self._sentence(("search", "start"), mistake))
         return plan
 
+    @property
+    def fewest_epochs(self) -> int:
+        """Epochs of the shortest trial."""
+        return min(int(epochs) for epochs in self.training.epochs.members())  # type: ignore[arg-type]
+
     def halving(self) -> Halving | None:
         """Return the rungs at which trials are compared; None trains each to its end."""
         chosen = self.search.halving
         if chosen is None:
             return None
-        fewest = min(int(epochs) for epochs in self.training.epochs.members())  # type: ignore[arg-type]
-        rungs = default_rungs(fewest) if chosen.rungs == "auto" else chosen.rungs
+        rungs = default_rungs(self.fewest_epochs) if chosen.rungs == "auto" else chosen.rungs
         return Halving(
             rungs,
             eta=chosen.eta,

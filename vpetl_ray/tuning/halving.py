@@ -142,6 +142,21 @@ class Halving:
         """Epochs at which trials are compared."""
         return tuple(self._rungs)
 
+    def sentence(self, num_trials: int, epochs: int) -> str:
+        """Say what stopping early comes to.
+
+        >>> Halving([1], eta=4).sentence(30, epochs=4)
+        'after epoch 1, at most 7 of 30 trials go on: about 42% of the epochs'
+        """
+        reached, before, spent, parts = num_trials, 0, 0, []
+        for rung in self.rungs:
+            spent += reached * (rung - before)
+            going_on = int(reached / self._eta)
+            parts.append(f"after epoch {rung}, at most {going_on} of {reached} trials go on")
+            reached, before = going_on, rung
+        spent += reached * (epochs - before)
+        return f"{'; '.join(parts)}: about {spent / (num_trials * epochs):.0%} of the epochs"
+
     def report(
         self,
         trial: str,
