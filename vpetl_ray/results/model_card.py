@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,7 +13,7 @@ from vpetl_ray.models.arch import get_arch
 from vpetl_ray.petl.adapter_file import read_header
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
-from vpetl_ray.results.labels import config_label, count_label
+from vpetl_ray.results.labels import config_label
 from vpetl_ray.results.records import TrialRecord
 
 _LICENCE_OF_DEMO = (
@@ -23,6 +24,7 @@ _LICENCE_OF_OTHERS = (
     "that of the weights' publisher, and of what they were trained on, holds; it is not known here "
     "and the weights are not part of this model unless it was bundled"
 )
+_MAX_TAG = 5000
 _VERSIONS = ("vpetl_ray", "torch", "pytorchvideo", "av", "ray", "optuna", "python")
 
 
@@ -62,7 +64,8 @@ def model_card(
         confirmed: its entry in confirmed.json, if it was trained again with other seeds.
     """
     header = read_header(adapter)
-    title = f"# {facts.search} {record.id}: {record.name or config_label(record.config)}"
+    # As code: MLflow takes a bare "@2" for somebody's name.
+    title = f"# {facts.search} {record.id}: {record.name or f'`{config_label(record.config)}`'}"
     rows = [*_what(facts, record, header, adapter), *_how_good(facts, record, confirmed)]
     rows += [
         ("time", f"{record.seconds:.1f} s of training and validation, epochs: {record.epochs}"),
@@ -175,21 +178,16 @@ def _cell(text: str) -> str:
 
 
 def version_tags(facts: CardFacts, record: TrialRecord) -> dict[str, str]:
-    """Give the tags of the trial's version in MLflow's registry: numbers first, then the config."""
-    numbers: dict[str, object] = {
+    """Give the tags of the trial's version in MLflow's registry: few, the UI lists them all."""
+    config = {path: value for path, value in record.config.items() if value is not None}
+    tags: dict[str, object] = {
         "trial": record.id,
         "trainable_params": record.trainable_params,
-        "params": count_label(record.trainable_params),
-        "top1": record.top1,
-        "test_top1": record.test_top1,
+        "top1": None if record.top1 is None else f"{record.top1:.2f}",
+        "test_top1": None if record.test_top1 is None else f"{record.test_top1:.2f}",
         "config": record.name or config_label(record.config),
-        "backbone": facts.backbone,
         **record.costs,
+        "backbone": facts.backbone,
+        "values": json.dumps(config),
     }
-    config = {path: value for path, value in record.config.items() if path.startswith("petl.")}
-    every = {**numbers, **config, "seed": facts.seed}
-    return {name: _word(value) for name, value in every.items() if value is not None}
-
-
-def _word(value: object) -> str:
-    return str(value).lower() if isinstance(value, bool) else str(value)
+    return {name: str(value)[:_MAX_TAG] for name, value in tags.items() if value is not None}

@@ -43,8 +43,10 @@ def search_markdown(
     if not front:
         return f"{trials}\n\n{intro}\n"
     table = "\n".join(_front_table(front))
-    headline = _headline(front) + (f" {facts.sentence().capitalize()}." if facts else "")
-    parts = [headline, table, trials, findings, intro, _PICKING]
+    if facts:
+        trials += f" {facts.sentence().capitalize()}."
+    # The first lines alone are seen before "show more": links come below them.
+    parts = [_headline(front), table, trials, findings, intro, _PICKING]
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
