@@ -41,7 +41,6 @@ class FrozenCase:
     """Frames, height, width."""
     batch: int
     adapter: int
-    has_floor: bool = True
 
     def configs(self) -> Mapping[str, PetlConfig]:
         """The last stage alone (adapter and classifier), and the classifier alone."""
@@ -51,10 +50,8 @@ class FrozenCase:
 
 
 FROZEN_CASES: Final = (
-    FrozenCase(
-        name="nano", arch="swin3d_nano", size=(8, 32, 32), batch=32, adapter=16, has_floor=False
-    ),
-    FrozenCase(name="swin_t", arch="swin3d_t", size=(8, 96, 96), batch=16, adapter=64),
+    FrozenCase(name="nano", arch="swin3d_nano", size=(8, 32, 32), batch=32, adapter=16),
+    FrozenCase(name="swin_t", arch="swin3d_t", size=(8, 112, 112), batch=8, adapter=64),
 )
 
 
@@ -124,7 +121,7 @@ def frozen_figures(
                 figure=f"{case.name}: {name}, clips/s with features over without",
                 value=row["with"] / row["without"] if row else None,
                 unit="x",
-                floor=floor if case.has_floor or name == "linear probe" else None,
+                floor=floor,
             ),
             *(
                 Figure(
