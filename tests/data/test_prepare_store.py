@@ -16,32 +16,32 @@ from vpetl_ray.errors import DataError
         (
             DataConfig(source="demo"),
             ClipSpec(frames=8, stride=1, short_side=32),
-            ViewSpec(size=32, train_crop="centre", flip=0),
+            ViewSpec(size=32, views=4, train_crop="centre", flip=0),
         ),
         (
             DataConfig(source="folder"),
             ClipSpec(frames=8, stride=2, short_side=256),
-            ViewSpec(size=224, train_crop="random", flip=0.5),
+            ViewSpec(size=224, views=4, train_crop="random", flip=0.5),
         ),
         (
             DataConfig(source="folder", frames=16, size=112, flip=False, sampling="uniform"),
             ClipSpec(frames=16, stride=2, short_side=128, sampling="uniform"),
-            ViewSpec(size=112, train_crop="random", flip=0),
+            ViewSpec(size=112, views=4, train_crop="random", flip=0),
         ),
         (
             DataConfig(source="hmdb51"),
             ClipSpec(frames=8, stride=2, short_side=256),
-            ViewSpec(size=224, train_crop="random", flip=0.5),
+            ViewSpec(size=224, views=4, train_crop="random", flip=0.5),
         ),
         (
             DataConfig(source="ssv2"),
             ClipSpec(frames=8, stride=2, short_side=256, sampling="uniform"),
-            ViewSpec(size=224, train_crop="random", flip=0),
+            ViewSpec(size=224, views=4, train_crop="random", flip=0),
         ),
         (
             DataConfig(source="demo", short_side=40, flip=True),
             ClipSpec(frames=8, stride=1, short_side=40),
-            ViewSpec(size=32, train_crop="centre", flip=0.5),
+            ViewSpec(size=32, views=4, train_crop="centre", flip=0.5),
         ),
     ],
     ids=["demo", "folder", "some given", "hmdb51", "ssv2", "demo, some given"],
