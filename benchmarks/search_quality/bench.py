@@ -25,6 +25,7 @@ from benchmarks.search_quality.compare import (
     OURS,
     Run,
     read_searches,
+    runs_file,
     world,
 )
 
@@ -191,15 +192,46 @@ def figures(searches: dict[str, list[Run]], alone: list[Run]) -> list[Figure]:
     return found
 
 
-def main() -> None:
-    runs = read_searches()
+def layerwise_figures(searches: dict[str, list[Run]]) -> list[Figure]:
+    """On the surrogate of the layer-wise space: a model, so nothing here is a floor."""
+    from benchmarks.search_quality.surrogate import Surrogate  # noqa: PLC0415 - fits a forest
+
+    surrogate = Surrogate()
+    correlation, error = surrogate.held_out()
+    print(f"surrogate of {surrogate.num_trials} real trials: held out, rank correlation", end=" ")
+    print(f"{correlation:.2f}, error {error:.1f} points")
+    reached = share_to_reach(searches[OURS], searches["random"], own_end=False)
+    return [
+        Figure(
+            figure="layer-wise: real trials that the surrogate is fitted to",
+            value=surrogate.num_trials,
+        ),
+        Figure(figure="layer-wise: rank correlation of held-out trials", value=correlation),
+        Figure(
+            figure="layer-wise: error of held-out trials",
+            value=error,
+            unit="points",
+            better="lower",
+        ),
+        Figure(
+            figure="layer-wise: share of random's training time for its final hypervolume",
+            value=float(np.median(reached)),
+            better="lower",
+        ),
+    ]
+
+
+def by_search(runs: Sequence[Run]) -> dict[str, list[Run]]:
+    """Those of several workers, in order of their seeds."""
     searches: dict[str, list[Run]] = {}
     for run in sorted(runs, key=lambda run: run.seed):
         if run.num_workers == NUM_WORKERS:
             searches.setdefault(run.search, []).append(run)
-    alone = [run for run in runs if run.search == OURS and run.num_workers == 1]
-    problem = world("table").problem
-    print(f"{problem.num_configs} configs within {problem.budget:,} parameters")
+    return searches
+
+
+def report(name: str, searches: dict[str, list[Run]]) -> None:
+    """Print, write and draw what the searches of a world came to."""
     table = rows(searches)
     for row in sorted(table, key=lambda row: -float(row["quarter"] or 0.0)):
         p = "" if row["p_quarter"] is None else f"p {row['p_quarter']:.1e}"
@@ -208,9 +240,24 @@ def main() -> None:
             f"end {row['end']:6.2f}  seen {row['end_seen']:6.2f}  {row['complete']:4.0f} complete  "
             f"{row['epochs']:5.0f} epochs  {p}"
         )
-    (HERE / "results" / "searches.json").write_text(json.dumps(table, indent=1) + "\n")
-    draw_growth(searches, HERE / "results" / "growth.png")
+    end = "" if name == "table" else f"_{name}"
+    (HERE / "results" / f"searches{end}.json").write_text(json.dumps(table, indent=1) + "\n")
+    draw_growth(searches, HERE / "results" / f"growth{end}.png")
+
+
+def main() -> None:
+    runs = read_searches()
+    searches = by_search(runs)
+    alone = [run for run in runs if run.search == OURS and run.num_workers == 1]
+    problem = world("table").problem
+    print(f"{problem.num_configs} configs within {problem.budget:,} parameters")
+    report("table", searches)
     found = figures(searches, alone)
+    if runs_file("layerwise").exists():
+        print("the layer-wise space, by a surrogate")
+        guessed = by_search(read_searches("layerwise"))
+        report("layerwise", guessed)
+        found += layerwise_figures(guessed)
     print_figures("search quality", found)
     write_summary(HERE, found)
 

@@ -129,6 +129,7 @@ def test_from_the_experiment_to_a_label(browser, server, search, videos, cache, 
         assert done.returncode == 0, done.stderr
         told = json.loads(done.stdout)["top"]
         assert max(told, key=told.get) == store.classes[found.predictions[index]]
+    client.delete_registered_model_alias("tiny", "shipped")  # other tests see the same store
 
 
 def open_page(browser, path):
