@@ -83,11 +83,12 @@ def space():
     )
 
 
-def search(tmp_path, halving, watcher, *, end=TrialsEnd.FINISHED):
+def search(tmp_path, halving, watcher, *, end=TrialsEnd.FINISHED, look=lambda study: None):
     tensors = {}
     study = open_study(
         tmp_path / "study.db", watcher.records, space=space(), budget=10**6, sampler="grid"
     )
+    look(study)
     dispatcher = start_dispatcher()
     plan = plan_groups(
         free_nodes(), num_groups=2, workers_per_group=1, cpus_per_worker=1, gpus_per_worker=0
@@ -134,6 +135,27 @@ def test_the_best_are_trained_to_their_end_and_no_epoch_is_trained_twice(
     assert best.id in complete
     if variant == "promotion":
         assert len(watcher.epochs) <= 0.6 * EPOCHS * len(RATES)
+
+
+def test_what_is_promoted_is_judged_with_the_latest_results_known(ray_cluster, tmp_path):
+    watcher = Watcher([], [])
+    halving, known = Halving([1, 2], eta=2), []
+
+    def look(study):
+        def judge(numbers, *, is_new_possible):
+            begun = {int(name[1:]) for name, _ in watcher.epochs}
+            known.append((set(numbers), begun, {b.number for b in study.beliefs if b.curve}))
+            ended = {r.number for r in watcher.records}
+            assert {b.number for b in study.beliefs if b.state is not None} == ended
+
+        study.worth = judge
+
+    search(tmp_path, halving, watcher, look=look)
+    assert len(known) > len(RATES)
+    for waiting, begun, seen in known:
+        assert waiting <= begun == seen
+    # At each rung somebody is the last to come: then all of them are known, and their ends too.
+    assert len(known[-1][2]) == len(RATES)
 
 
 def test_a_search_that_was_cut_off_goes_on_with_its_rungs(ray_cluster, tmp_path):

@@ -126,7 +126,7 @@ def run_trials(
         observers=observers,
         keep_tensors=keep_tensors,
     )
-    scheduler = RungScheduler(halving, dispatcher, searcher.costs_of) if halving else None
+    scheduler = RungScheduler(halving, dispatcher, searcher) if halving else None
 
     def stop() -> None:
         searcher.interrupt()

@@ -5,12 +5,15 @@ of its actor. Here the actor holds nothing: a pause tells the dispatcher to let 
 epoch boundary, and a promotion puts it back at the head of the dispatcher's queue, where any group
 takes it up from its checkpoint. The order is what keeps groups busy: the promoted trial is queued
 before the paused one lets its group go.
+
+Tune tells a scheduler of a result before it tells the searcher, and what to promote is decided by
+what the searcher knows. So the searcher is told from here, first; that it hears of the same from
+Tune once more, it is made for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Protocol
 
 from ray.actor import ActorHandle
 from ray.tune.experiment import Trial
@@ -21,25 +24,38 @@ from vpetl_ray.tuning.messages import OutcomeState
 from vpetl_ray.tuning.trainable import RUNGS, TRAINABLE_PARAMS, TRIAL_ID, NotSaved, granted_until
 
 
+class Told(Protocol):
+    """The searcher, as the scheduler tells it."""
+
+    def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+        """Take what a result brings, if it is not known yet."""
+
+    def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None) -> None:
+        """Take the end of a trial, if it is not known yet."""
+
+    def costs_of(self, trial_id: str) -> tuple[float, ...]:
+        """Give a trial's further objectives as they are now."""
+
+
 class RungScheduler(NotSaved, TrialScheduler):
     """Pauses, promotes and stops trials at rungs.
 
     Args:
         halving: the rungs.
         dispatcher: the actor that the worker groups ask for work.
-        costs_of: gives a trial's further objectives by Tune's id, the latest result included.
+        searcher: is told of every result before it counts here.
     """
 
     def __init__(
         self,
         halving: Halving,
         dispatcher: ActorHandle[Any],
-        costs_of: Callable[[str, Mapping[str, Any]], tuple[float, ...]] = lambda trial, result: (),
+        searcher: Told,
     ) -> None:
         super().__init__()  # type: ignore[no-untyped-call]
         self._halving = halving
         self._dispatcher = dispatcher
-        self._costs_of = costs_of
+        self._searcher = searcher
         self._trials: dict[str, Trial] = {}
         self._promoted: dict[str, Trial] = {}
 
@@ -53,6 +69,7 @@ class RungScheduler(NotSaved, TrialScheduler):
 
     def on_trial_result(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> str:
         """Let the trial go on, pause it or stop it; see `Halving`."""
+        self._searcher.on_trial_result(trial.trial_id, result)
         name = trial.config[TRIAL_ID]
         if not trial.config[RUNGS]:
             return self.CONTINUE
@@ -61,7 +78,7 @@ class RungScheduler(NotSaved, TrialScheduler):
             epoch=int(result["epoch"]),
             params=int(trial.config[TRAINABLE_PARAMS]),
             top1=float(result["top1"]),
-            costs=self._costs_of(trial.trial_id, result),
+            costs=self._searcher.costs_of(trial.trial_id),
         )
         if decision is not Decision.PAUSE:
             return self.STOP if decision is Decision.STOP else self.CONTINUE
@@ -78,6 +95,7 @@ class RungScheduler(NotSaved, TrialScheduler):
 
     def on_trial_complete(self, tune_controller: Any, trial: Trial, result: dict[str, Any]) -> None:
         """A group is free: is there something to promote?"""
+        self._searcher.on_trial_complete(trial.trial_id, result)
         if result.get("outcome") == OutcomeState.FAILED.value:
             self._forget(trial)  # Tune calls it complete: it is the actor alone that can error
         promoted = self._halving.next_promotion()

@@ -183,15 +183,9 @@ class ParetoSearcher(NotSaved, Searcher):
         }
         self._halving.restore(name, params, known, costs_at)
 
-    def costs_of(self, trial_id: str, result: Mapping[str, Any]) -> tuple[float, ...]:
-        """Return a trial's further objectives, with what a result brings that is not taken yet."""
-        live = self._live[trial_id]
-        costs, seconds = dict(live.costs), sum(row.seconds for row in live.curve)
-        last = live.curve[-1].epoch if live.curve else 0
-        for entry in result.get("curve", ()):
-            costs |= _measured_in(entry)
-            seconds += entry["seconds"] if entry["epoch"] > last else 0.0
-        return tuple(self._with_seconds(costs, seconds).values())
+    def costs_of(self, trial_id: str) -> tuple[float, ...]:
+        """Return a trial's further objectives as far as they are known."""
+        return tuple(self._costs(self._live[trial_id]).values())
 
     def _with_seconds(self, costs: Mapping[str, float], seconds: float) -> dict[str, float]:
         """Give the search's further objectives that are known, in the search's order."""
