@@ -34,6 +34,7 @@ OUT = Path(__file__).parent / "screenshots"
 SECONDS_TO_START = 120
 TIME_TO_SETTLE_MS = 2500
 SLOW_PAGE_MS = 120_000
+CHARTS_MS = 8_000
 
 
 def main() -> None:
@@ -74,6 +75,7 @@ def mlflow_pages(browser: BrowserContext, uri: str, search: SearchFolder) -> Non
     _close_assistant(page)
     _take(page, "mlflow_front")
     page.goto(f"{view}{parent}-chart&compareRunsMode=CHART")
+    page.wait_for_timeout(CHARTS_MS)
     _take(page, "mlflow_chart")
     page.goto(f"{uri}/#/models/{name}/versions/{version.version}")
     _take(page, "mlflow_version")
@@ -93,7 +95,7 @@ def terminal(browser: BrowserContext, search: SearchFolder) -> None:
     page = browser.new_page()
     page.set_viewport_size({"width": 790, "height": 300})
     page.set_content(console.export_html(inline_styles=True))
-    _take(page, "terminal")
+    page.locator("pre").screenshot(path=OUT / "terminal.png")
 
 
 def _close_assistant(page: Page) -> None:

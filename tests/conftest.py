@@ -1,6 +1,12 @@
 """What holds for every test."""
 
+import sys
+from pathlib import Path
+
 from hypothesis import settings
+
+# What tests of several folders share: the examples of every method, servers.
+sys.path.insert(0, str(Path(__file__).parent))
 
 # Machines are shared: how long an example takes says nothing about it.
 settings.register_profile("shared_machine", deadline=None)

@@ -72,7 +72,7 @@ class ConfirmJob:
         self._display = ConfirmDisplay(console, name=plan.known.name, num_runs=len(plan.runs))
 
     def run(self) -> ConfirmResult:
-        """Train, test, keep, and tell MLflow.
+        """Train, test, keep, write the model cards anew, and tell MLflow.
 
         Raises:
             SpecError, DataError, CheckpointError: the input is wrong; nothing was changed.
@@ -116,11 +116,14 @@ class ConfirmJob:
         return files.known, is_whole
 
     def _tell_mlflow(self, known: Confirmation) -> str | None:
-        # Here: it takes seconds to import.
+        # Here: they take seconds to import.
+        from vpetl_ray.results.card_files import renew_cards  # noqa: PLC0415
         from vpetl_ray.results.mlflow_confirm import tell_mlflow  # noqa: PLC0415
 
         if not known.scores:
             return None
         uri, _ = tracking_store(self._plan.spec, self._plan.directory)
         search_id = search_id_of(self._plan.directory / STUDY_FILE)
-        return tell_mlflow(uri, search_id, known, self._plan.directory)
+        directory = self._plan.directory
+        cards = renew_cards(directory, [member.id for member in known.members if member.done])
+        return tell_mlflow(uri, search_id, known, directory, cards)

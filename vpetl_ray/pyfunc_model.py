@@ -33,11 +33,18 @@ class PyfuncModel:
             label and its probability; labels and probabilities of all classes, best first.
 
         Raises:
-            DataError: a row has no video, or one that cannot be read.
+            MlflowException: a row has no video, or one that cannot be read. Of its own exceptions
+                alone MLflow's server tells the client the sentence.
 
         """
-        rows = model_input.to_dict("records")
-        answers = [self._row(number, row) for number, row in enumerate(rows)]
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415 - who calls has it
+
+        answers = []
+        for number, row in enumerate(model_input.to_dict("records")):
+            try:
+                answers.append(self._row(row))
+            except DataError as error:
+                raise MlflowException.invalid_parameter_value(f"row {number}: {error}") from error
         return pd.DataFrame(
             {
                 "label": [answer.label for answer in answers],
@@ -47,7 +54,7 @@ class PyfuncModel:
             }
         )
 
-    def _row(self, number: int, row: dict[Any, Any]) -> Prediction:
+    def _row(self, row: dict[Any, Any]) -> Prediction:
         content, path = row.get("video"), row.get("path")
         if isinstance(content, bytes | bytearray):
             with tempfile.NamedTemporaryFile(suffix=".mp4") as file:
@@ -56,7 +63,7 @@ class PyfuncModel:
                 return self.model.predict(file.name)
         if isinstance(path, str) and path:
             return self.model.predict(path)
-        raise DataError(f"row {number}: has neither `video`, a file's bytes, nor `path`")
+        raise DataError("has neither `video`, a file's bytes, nor `path`")
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:

@@ -39,8 +39,10 @@ def _draw(directory: Path, out: Path) -> list[Path]:
     # Here, so that `--help` answers at once.
     from vpetl_ray.models.arch import get_arch  # noqa: PLC0415
     from vpetl_ray.results.figures import plot_front  # noqa: PLC0415
+    from vpetl_ray.results.objective_figure import plot_objectives  # noqa: PLC0415
     from vpetl_ray.results.paper_points import paper_points  # noqa: PLC0415
     from vpetl_ray.results.report import write_report  # noqa: PLC0415
+    from vpetl_ray.results.search_files import OBJECTIVES_FIGURE  # noqa: PLC0415
     from vpetl_ray.results.search_folder import read_search  # noqa: PLC0415
     from vpetl_ray.results.search_page import write_search_page  # noqa: PLC0415
 
@@ -57,6 +59,11 @@ def _draw(directory: Path, out: Path) -> list[Path]:
             budget=facts.budget,
             paper=paper_points(facts.backbone, facts.data),
         )
+    if facts.references:
+        further = [out / OBJECTIVES_FIGURE, (out / OBJECTIVES_FIGURE).with_suffix(".svg")]
+        for path in further:
+            plot_objectives(records, tuple(facts.references), path, title=facts.name)
+        paths += further
     written = write_report(
         out,
         records,

@@ -26,6 +26,7 @@ from vpetl_ray.profile_table import PROFILE_FOLDER
 from vpetl_ray.results.environment import environment_facts
 from vpetl_ray.results.front import front_of
 from vpetl_ray.results.front_facts import FrontFacts
+from vpetl_ray.results.labels import path_label
 from vpetl_ray.results.model_card import CardFacts
 from vpetl_ray.results.objectives import Known, references
 from vpetl_ray.results.records import TrialRecord, TrialState
@@ -261,6 +262,7 @@ class SearchJob:
         spec = self._spec
         return CardFacts(
             search=spec.name,
+            folder=path_label(self._directory),
             data=spec.data.source,
             data_path=spec.data.path,
             num_clips={split: seal.num_clips for split, seal in store.manifest.files.items()},

@@ -1,6 +1,7 @@
 """A tiny data set of real mp4 files and a small space, so that a whole search takes seconds."""
 
 import os
+import shlex
 import subprocess
 import sys
 from collections.abc import Callable
@@ -9,9 +10,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-sys.path.insert(0, str(Path(__file__).parents[1]))  # the examples of every method
+sys.path.insert(0, str(Path(__file__).parents[1]))  # the examples of every method, servers
 
 from vpetl_ray.data.demo import encode_mp4
+from vpetl_ray.inference.find import choose_member
 
 SPEC = """\
 name: tiny
@@ -108,5 +110,19 @@ def search(videos: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) 
         "search", spec, "--out", out, "--trials", 3, "--set", "resources.groups=1",
         cwd=folder, cache=cache,
     )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+@pytest.fixture(scope="session")
+def trained_again(search: Path, cache: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Train the best of the front again, by the very command of its model card."""
+    best = choose_member(search, "best")["id"]
+    card = (search / "adapters" / f"{best}.md").read_text()
+    [line] = [line for line in card.splitlines() if "vpetl_ray.finetune" in line]
+    python, dash_m, module, *words = shlex.split(line)
+    assert (python, dash_m, module) == ("python", "-m", "vpetl_ray.finetune")
+    out = tmp_path_factory.mktemp("again") / "finetune"
+    done = call_door("finetune", *words, "--out", out, cwd=search.parents[1], cache=cache)
     assert done.returncode == 0, done.stderr
     return out

@@ -4,17 +4,10 @@ Real `mlflow server`, real Chromium. Without Chromium these tests are skipped; `
 """
 
 import json
-import os
 import shutil
-import signal
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
-import urllib.request
 
 import pytest
+from local_server import mlflow_server
 from mlflow import MlflowClient
 from playwright.sync_api import sync_playwright
 
@@ -31,7 +24,6 @@ pytestmark = [
     pytest.mark.timeout(600),
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
 ]
-SECONDS_TO_START = 120
 SLOW_PAGE_MS = 60_000
 
 
@@ -46,35 +38,8 @@ def browser():
 @pytest.fixture(scope="module")
 def server(search, tmp_path_factory):
     """Serve a search's store, as the command does that the search printed."""
-    folder = tmp_path_factory.mktemp("server")
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    command = [sys.executable, "-m", "mlflow", "server", "--workers", "1", "--host", "127.0.0.1"]
-    command += ["--port", str(port), "--backend-store-uri", f"sqlite:///{search}/mlflow.db"]
-    with (folder / "server.log").open("wb") as log:
-        process = subprocess.Popen(
-            command, stdout=log, stderr=log, cwd=folder, start_new_session=True
-        )
-    uri = f"http://127.0.0.1:{port}"
-    try:
-        _wait_for(uri, folder)
+    with mlflow_server(search / "mlflow.db", tmp_path_factory.mktemp("server")) as uri:
         yield uri
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)  # its own session: it starts helpers
-        process.wait(30)
-
-
-def _wait_for(uri, folder):
-    deadline = time.monotonic() + SECONDS_TO_START
-    while time.monotonic() < deadline:
-        try:
-            urllib.request.urlopen(f"{uri}/health", timeout=5).close()
-        except (urllib.error.URLError, OSError):
-            time.sleep(0.5)
-        else:
-            return
-    pytest.fail((folder / "server.log").read_text()[-2000:])
 
 
 def test_from_the_experiment_to_a_label(browser, server, search, videos, cache, run):

@@ -42,9 +42,8 @@ def test_labels_are_those_of_the_searchs_evaluation(model, search, videos, cache
     assert model.predict(files[0]).probabilities == pytest.approx(answers[0].probabilities)
 
 
-def test_all_views_are_those_of_final_figures(run, model, search, videos, cache):
-    done = run("finetune", search, "--trial", "best")
-    assert done.returncode == 0, done.stderr
+@pytest.mark.usefixtures("trained_again")  # which decodes all views
+def test_all_views_are_those_of_final_figures(model, videos, cache):
     test = store_of(cache, 4).split("test", ViewSpec(size=32, train_crop="centre", flip=0))
     expected = evaluate_views(model.attached.model, test, keep_predictions=True)
     files = [videos / test.video(i) for i in range(len(test))]

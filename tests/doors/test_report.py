@@ -48,7 +48,7 @@ def test_the_door_draws_everything_again(run, search, tmp_path):
     done = run("report", folder)
     assert done.returncode == 0, done.stderr
     told = {line.rpartition("/")[2] for line in done.stdout.splitlines()}
-    names = ("front", "history", "positions")
+    names = ("front", "history", "parallel", "positions")
     assert told == {f"{n}.{s}" for n in names for s in ("png", "svg")} | {"report.html"}
     assert all((folder / name).stat().st_size > 5_000 for name in told)
 

@@ -10,6 +10,8 @@ from PIL import Image
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.figures import plot_front
 from vpetl_ray.results.label_layout import place_labels
+from vpetl_ray.results.parallel_axes import parallel_axes
+from vpetl_ray.results.parallel_figure import plot_parallel
 from vpetl_ray.results.records import TrialState
 
 
@@ -51,6 +53,37 @@ def test_extremes_can_be_drawn(tmp_path: Path, make_record, params, top1) -> Non
 def test_a_figure_that_cannot_be_written_is_an_error_that_names_it(tmp_path: Path) -> None:
     with pytest.raises(SearchError, match=r"missing/front\.png: cannot be written"):
         plot_front([], tmp_path / "missing" / "front.png", title="demo")
+
+
+@pytest.mark.parametrize("count", [2, 40, 2000])
+def test_trials_are_drawn_as_lines_through_their_choices(tmp_path: Path, make_record, count: int):
+    records = [
+        make_record(
+            i,
+            params=1500 + 37 * i,
+            top1=40.0 + (i * 7919 % 400) / 10,
+            config={
+                "petl.patt.targets": ("kv", "qkv", None)[i % 3],
+                "petl.patt.scale": None if i % 3 == 2 else 0.1 + 0.01 * i,
+                "petl.adapter.enabled": i % 2 == 0,
+                "training.epochs": 4,
+            },
+        )
+        for i in range(count)
+    ]
+    axes = parallel_axes(records)
+    shown = ["patt.targets", "patt.scale", "adapter.enabled", "parameters", "top-1 (%)"]
+    assert [axis.label for axis in axes] == shown, "what all have in common is left out"
+    for axis in axes:
+        assert len(axis.values) == count
+        assert axis.low <= min(axis.values) <= max(axis.values) <= axis.high
+        assert all(axis.low <= place <= axis.high for place, _ in axis.ticks)
+    targets = dict(axes[0].ticks)
+    told = [targets[value] for value in axes[0].values[:3]]
+    assert told == ["kv", "qkv", "-"][:count]
+    plot_parallel(records, tmp_path / "parallel.png", title="demo")
+    with Image.open(tmp_path / "parallel.png") as image:
+        assert len(image.convert("L").getcolors()) > 20, "not an empty sheet"
 
 
 def test_labels_overlap_neither_each_other_nor_a_line_nor_the_frame() -> None:

@@ -114,6 +114,17 @@ def test_the_description_names_the_front_and_fits_into_a_tag(make_record) -> Non
     assert len(text) < 4000, "MLflow keeps 5000 characters, links included"
 
 
+def test_of_long_configs_fewer_are_listed_and_nothing_else_is_lost(make_record) -> None:
+    config = {f"petl.{name}.blocks": "1+3+5+8+11+14" for name in ("patt", "adapter", "lora", "x")}
+    config |= {f"petl.{name}.d_bottle.stage{i}": i for name in ("patt", "lora") for i in range(4)}
+    records = [make_record(i, 1000 + i, 20.0 + i / 10, config=config) for i in range(30)]
+    text = search_markdown("Where.", records, records, name="big", findings="What mattered: it.")
+    assert len(text) < 4000
+    assert " of 30 shown" in text
+    assert "What mattered: it." in text
+    assert "`python -m vpetl_ray.predict models:/big@knee VIDEO.mp4`" in text
+
+
 def test_the_description_before_the_first_trial() -> None:
     assert search_markdown("Where to adapt.", [], []) == "Trials: none yet.\n\nWhere to adapt.\n"
 

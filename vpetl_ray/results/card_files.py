@@ -11,6 +11,7 @@ from typing import Any
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.atomic import replacing, write_json
 from vpetl_ray.results.confirmed import CONFIRMED_FILE
+from vpetl_ray.results.labels import path_label
 from vpetl_ray.results.model_card import CardFacts, model_card, version_tags
 from vpetl_ray.results.records import TrialRecord, read_trials
 from vpetl_ray.results.registration import Candidate
@@ -41,6 +42,22 @@ def write_cards(directory: Path, facts: CardFacts, front: Sequence[TrialRecord])
     return members
 
 
+def renew_cards(directory: Path, trials: Sequence[str]) -> dict[str, str]:
+    """Write the cards of trials anew, with what `confirm` has found out; give those that there are.
+
+    Raises:
+        SearchError: a file cannot be read or written.
+    """
+    cards = {}
+    for trial in trials:
+        path = directory / "adapters" / f"{trial}.md"
+        if path.is_file() and path.with_suffix(".safetensors").is_file():
+            cards[trial] = card_of(directory, trial)
+            with replacing(path) as temporary:
+                temporary.write_text(cards[trial], encoding="utf-8")
+    return cards
+
+
 def card_of(directory: Path, trial: str) -> str:
     """Write a trial's card anew, with what `confirm` has found out since.
 
@@ -50,7 +67,9 @@ def card_of(directory: Path, trial: str) -> str:
     path = directory / ABOUT_FILE
     try:
         about: dict[str, Any] = json.loads(path.read_bytes())
-        facts = CardFacts(**{**about, "classes": tuple(about["classes"])})
+        facts = CardFacts(
+            **{**about, "classes": tuple(about["classes"]), "folder": path_label(directory)}
+        )
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise SearchError(f"{path}: cannot be read: {error}") from error
     record = next(r for r in read_trials(directory / "trials.parquet") if r.id == trial)

@@ -7,7 +7,17 @@ from collections.abc import Sequence
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-_PACKAGES = ("vpetl_ray", "torch", "ray", "optuna", "mlflow", "numpy", "pyarrow", "pytorchvideo")
+_PACKAGES = (
+    "vpetl_ray",
+    "torch",
+    "ray",
+    "optuna",
+    "mlflow",
+    "numpy",
+    "pyarrow",
+    "pytorchvideo",
+    "av",
+)
 _GIT_SECONDS = 10
 
 

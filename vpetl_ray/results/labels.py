@@ -1,6 +1,7 @@
 """Configs and counts in few words, for figures, tables and MLflow's list of runs."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 from vpetl_ray.results.objectives import COSTS
 from vpetl_ray.results.records import Scalar, TrialRecord
@@ -31,6 +32,13 @@ def count_label(count: float, figures: int = 3) -> str:
         if unit == "G" or float(digits) < 1000:
             return f"{digits}{unit}"
     raise AssertionError("the largest unit takes everything")
+
+
+def path_label(path: Path) -> str:
+    """As a person here would type it: without the way to here, where it lies below."""
+    full = path.absolute()
+    here = Path.cwd()
+    return str(full.relative_to(here) if full.is_relative_to(here) else full)
 
 
 def cost_label(name: str, value: float | None) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 from vpetl_ray.results.confirmed import (
     CONFIRMED_FILE,
@@ -20,6 +21,7 @@ set_client_defaults()  # before the client is imported
 from mlflow import MlflowClient  # noqa: E402
 from mlflow.entities import Metric, RunTag  # noqa: E402
 
+from vpetl_ray.results.mlflow_registry import renew_card  # noqa: E402
 from vpetl_ray.results.mlflow_writer import PARENT, SEARCH_ID, TRIAL_ID  # noqa: E402
 
 STANDING = "confirmed"
@@ -31,9 +33,15 @@ _PAGE = 1000
 
 
 def tell_mlflow(
-    uri: str, search_id: str | None, known: Confirmation, directory: Path
+    uri: str,
+    search_id: str | None,
+    known: Confirmation,
+    directory: Path,
+    cards: Mapping[str, str] = MappingProxyType({}),
 ) -> str | None:
     """Give the runs of the search and of its members their means, spreads and standings.
+
+    The members' versions of the registered model get their new cards, by trial.
 
     Metrics `confirmed_top1`, `confirmed_test_top1`, their `_sd`, `confirmed_seeds` and the tag
     `confirmed` on the members; `confirmed_hypervolume`, `confirmed_noise_sd`, the counts, the file
@@ -44,14 +52,18 @@ def tell_mlflow(
     """
     quiet_client()
     try:
-        return _tell(MlflowClient(uri), search_id, known, directory)
+        return _tell(MlflowClient(uri), search_id, known, directory, cards)
     except Exception as error:  # noqa: BLE001 - the file has everything, MLflow is told again
         reason = " ".join(str(error).split())[:300] or type(error).__name__
         return redact(f"MLflow at {uri} cannot be written to: {reason}", uri)
 
 
 def _tell(
-    client: MlflowClient, search_id: str | None, known: Confirmation, directory: Path
+    client: MlflowClient,
+    search_id: str | None,
+    known: Confirmation,
+    directory: Path,
+    cards: Mapping[str, str],
 ) -> str | None:
     experiments = [found.experiment_id for found in client.search_experiments()]
     query = f"tags.`{SEARCH_ID}` = '{search_id}'"
@@ -70,6 +82,8 @@ def _tell(
         )
         if runs and verdict is not None:
             _log(client, runs[0].info.run_id, _metrics(member), _tags(verdict))
+            if member.id in cards:
+                renew_card(client, runs[0].info.run_id, cards[member.id])
     counts = [sum(v.standing is standing for v in verdicts.values()) for standing in Standing]
     metrics = {
         "confirmed_hypervolume": known.hypervolume,

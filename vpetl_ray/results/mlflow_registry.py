@@ -130,6 +130,16 @@ def _add(
     return str(made.version)
 
 
+def renew_card(client: MlflowClient, run_id: str, card: str) -> None:
+    """Give the versions of a trial its new card, as their description and among their files."""
+    for entry in client.search_model_versions(f"run_id = '{run_id}'"):
+        client.update_model_version(entry.name, entry.version, card[:_MAX_DESCRIPTION])
+        if entry.model_id:
+            with tempfile.TemporaryDirectory(prefix="vpetl_card_") as folder:
+                (Path(folder) / CARD_NAME).write_text(card, encoding="utf-8")
+                client.log_model_artifacts(entry.model_id, folder)
+
+
 def signature() -> ModelSignature:
     """What goes in and comes out: a video, or the path of one, a row; its label and classes."""
     inputs: list[ColSpec | TensorSpec] = [

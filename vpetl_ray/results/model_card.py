@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -33,6 +34,8 @@ class CardFacts:
     """What the cards of one search have in common."""
 
     search: str
+    folder: str = ""
+    """Where it is, as a person would type it; by default `runs/<search>`."""
     data: str
     """The kind of data set."""
     data_path: str | None
@@ -119,7 +122,7 @@ def _how_good(
     )
     yield "top-1, test", test
     means = (confirmed or {}).get("mean", {})
-    for split, key in (("validation", "top1"), ("test", "test_top1")):
+    for split, key in (("validation", "val_top1"), ("test", "test_top1")):
         if means.get(key) is not None:
             spread = (confirmed or {}).get("sd", {}).get(key)
             told = _percent(means[key]) + (f" ± {spread:.1f}" if spread is not None else "")
@@ -149,7 +152,7 @@ def _config(record: TrialRecord) -> Iterator[str]:
 
 
 def _use(facts: CardFacts, record: TrialRecord) -> Iterator[str]:
-    folder = f"runs/{facts.search}"
+    folder = shlex.quote(facts.folder or f"runs/{facts.search}")
     yield "# classify videos"
     yield f"python -m vpetl_ray.predict {folder}@{record.id} VIDEO.mp4"
     yield "# train it again: the same seed on as many workers gives the same numbers"

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from math import log10
 from typing import Any
 
 from vpetl_ray.results.history import HistoryRow
@@ -16,7 +15,8 @@ from vpetl_ray.results.page_parts import (
     complete,
     layout,
 )
-from vpetl_ray.results.records import Scalar, TrialRecord
+from vpetl_ray.results.parallel_axes import ParallelAxis, parallel_axes
+from vpetl_ray.results.records import TrialRecord
 
 _LATER = "It comes when the search is over; `python -m vpetl_ray.report DIR` makes it at any time."
 _OBJECTIVES = {
@@ -24,7 +24,6 @@ _OBJECTIVES = {
     "log10_params": ("parameters", MIDDLE, "/"),
     "hypervolume": ("hypervolume", WARM, "x"),
 }
-_MAX_AXES = 9
 
 
 def history_chart(history: Sequence[HistoryRow]) -> Chart:
@@ -146,24 +145,15 @@ def parallel_chart(records: Sequence[TrialRecord]) -> Chart:
     chosen = complete(records)
     if len(chosen) < 2:
         return Chart(title=title, note="It takes two complete trials.")
-    paths = dict.fromkeys(path for record in chosen for path in record.config)
-    axes = []
-    for path in paths:
-        values = [record.config.get(path) for record in chosen]
-        if len(set(values) - {None}) > 1:
-            axes.append(_axis(path, values))
-    params = [max(record.trainable_params, 1) for record in chosen]
-    top1 = [record.top1 for record in chosen]
-    ends = [
-        _numbers("parameters", [log10(count) for count in params], decades=True),
-        {"label": "top-1 (%)", "values": top1},
-    ]
+    axes = parallel_axes(chosen)
+    top1 = axes[-1].values
     lines = {
         "type": "parcoords",
-        "dimensions": [*axes[:_MAX_AXES], *ends],
+        "dimensions": [_dimension(axis) for axis in axes],
         "line": {
             "color": top1,
             "colorscale": SCALE,
+            "reversescale": True,  # dark is accurate: the light end is hard to see on white
             "showscale": True,
             "colorbar": {"title": {"text": "top-1 (%)", "side": "right"}},
         },
@@ -185,51 +175,11 @@ def parallel_chart(records: Sequence[TrialRecord]) -> Chart:
     )
 
 
-def _axis(path: str, values: Sequence[Scalar | None]) -> dict[str, Any]:
-    label = path.removeprefix("petl.").removeprefix("training.")
-    given = [value for value in values if value is not None]
-    is_count = all(isinstance(v, int | float) and not isinstance(v, bool) for v in given)
-    if is_count and len(set(given)) > 8 and len(given) == len(values):
-        return _numbers(label, [float(value) for value in values])  # type: ignore[arg-type]
-    if is_count and len(set(given)) > 8:
-        return _with_absent(label, values)
-    names = sorted(set(given), key=lambda v: (isinstance(v, str), v))
-    places: dict[Scalar | None, int] = {None: 0, **{v: i + 1 for i, v in enumerate(names)}}
-    ticks = [("-", 0)] if None in values else []
-    ticks += [(_short(name), places[name]) for name in names]
+def _dimension(axis: ParallelAxis) -> dict[str, Any]:
     return {
-        "label": label,
-        "values": [places[value] for value in values],
-        "tickvals": [place for _, place in ticks],
-        "ticktext": [text for text, _ in ticks],
-        "range": [min(p for _, p in ticks) - 0.2, len(names) + 0.2],
+        "label": axis.label,
+        "values": axis.values,
+        "tickvals": [place for place, _ in axis.ticks],
+        "ticktext": [text for _, text in axis.ticks],
+        "range": [axis.low, axis.high],
     }
-
-
-def _with_absent(label: str, values: Sequence[Scalar | None]) -> dict[str, Any]:
-    """Draw numbers that some configs do not have: those stand below all others."""
-    given = [float(value) for value in values if value is not None]
-    low, high = min(given), max(given)
-    below = low - 0.15 * (high - low)
-    marks = [low + share * (high - low) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    return {
-        "label": label,
-        "values": [below if value is None else float(value) for value in values],
-        "tickvals": [below, *marks],
-        "ticktext": ["-", *(f"{mark:.2g}" for mark in marks)],
-    }
-
-
-def _numbers(label: str, values: Sequence[float], *, decades: bool = False) -> dict[str, Any]:
-    if not decades:
-        return {"label": label, "values": list(values)}
-    low, high = min(values), max(values)
-    marks = [low + share * (high - low) for share in (0.0, 0.25, 0.5, 0.75, 1.0)]
-    texts = [f"{10**mark:,.0f}" for mark in marks]
-    return {"label": label, "values": list(values), "tickvals": marks, "ticktext": texts}
-
-
-def _short(value: Scalar) -> str:
-    if isinstance(value, bool):
-        return "yes" if value else "no"
-    return f"{value:.2g}" if isinstance(value, float) else str(value)

@@ -54,12 +54,14 @@ def layout(
 
 
 def params_axis() -> dict[str, Any]:
-    """Count parameters on a logarithmic axis: 1k, 10k."""
+    """Count parameters on a logarithmic axis: 500, 1k, 2k."""
+    marks = [step * 10**decade for decade in range(11) for step in (1, 2, 5)]
     return {
         "type": "log",
         "title": {"text": "trainable parameters (log scale)"},
-        "exponentformat": "SI",
-        "dtick": "D2",
+        # Plotly's own ticks between the decades are bare digits.
+        "tickvals": marks,
+        "ticktext": [count_label(mark) for mark in marks],
     }
 
 

@@ -19,12 +19,13 @@ from vpetl_ray.results.importance import (
 )
 from vpetl_ray.results.labels import count_label
 from vpetl_ray.results.position_table import PositionCell, position_table
-from vpetl_ray.results.records import TrialRecord
+from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.results.same_length import SameLength, same_length
 
 HISTORY_FILE, HISTORY_FIGURE = "history.parquet", "history.png"
 IMPORTANCE_FILE = "importance.json"
 IMPORTANCE_FIGURE, POSITIONS_FIGURE = "importance.png", "positions.png"
+PARALLEL_FIGURE = "parallel.png"
 _TOLD = 4
 """Choices that a sentence names."""
 _DEFINITION = (
@@ -62,7 +63,7 @@ def write_report(
     references: Mapping[str, float] | None = None,
     also_svg: bool = False,
 ) -> Report:
-    """Write the history and, of enough trials, importances and the heat map of positions.
+    """Write the history, the trials as lines and, of enough, importances and the heat map.
 
     Args:
         directory: of the search.
@@ -82,6 +83,7 @@ def write_report(
         plot_importance,
         plot_positions,
     )
+    from vpetl_ray.results.parallel_figure import plot_parallel  # noqa: PLC0415
 
     history = history_of(records, max_params=max_params, references=references)
     write_history(directory / HISTORY_FILE, history)
@@ -94,6 +96,11 @@ def write_report(
             subtitle=f"Hypervolume up to {count_label(max_params)} parameters and down to 0% "
             "top-1. A linear probe counts as one epoch.",
         )
+    complete = [r for r in records if r.state is TrialState.COMPLETE and r.top1 is not None]
+    if len(complete) > 1:
+        for path in _formats(directory / PARALLEL_FIGURE, also_svg=also_svg):
+            plot_parallel(complete, path, title=f"{name}: every trial as a line")
+        names.append(PARALLEL_FIGURE)
     sample = same_length(records, least=trials_needed(0))
     table = choice_table(sample.records)
     needed = trials_needed(len(table.choices))

@@ -16,6 +16,7 @@ from vpetl_ray.models.arch import get_arch
 from vpetl_ray.results.atomic import replacing
 from vpetl_ray.results.front import front_of, write_front
 from vpetl_ray.results.front_facts import FrontFacts, front_facts
+from vpetl_ray.results.labels import path_label
 from vpetl_ray.results.model_card import CardFacts
 from vpetl_ray.results.objectives import ALWAYS
 from vpetl_ray.results.paper_points import paper_points
@@ -252,6 +253,7 @@ class SearchFiles:
                 facts.intro,
                 records,
                 front,
+                name=facts.name,
                 budget=facts.budget,
                 facts=known,
                 findings=self._report.markdown if self._report else "",
@@ -262,6 +264,7 @@ class SearchFiles:
         facts = self._facts
         page = PageFacts(
             name=facts.name,
+            folder=path_label(self._directory),
             backbone=facts.backbone,
             backbone_params=facts.backbone_params,
             data=facts.data,

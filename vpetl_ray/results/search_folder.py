@@ -12,6 +12,7 @@ import yaml
 
 from vpetl_ray.errors import SpecError
 from vpetl_ray.models.arch import count_backbone, get_arch
+from vpetl_ray.results.labels import path_label
 from vpetl_ray.results.records import TrialRecord, read_trials
 from vpetl_ray.results.search_page import PageFacts
 
@@ -48,6 +49,7 @@ def read_search(path: Path) -> SearchFolder:
             further.pop(name, None)
         facts = PageFacts(
             name=front["name"],
+            folder=path_label(path),
             backbone=front["backbone"],
             backbone_params=count_backbone(get_arch(front["backbone"])),
             data=spec["data"]["source"],

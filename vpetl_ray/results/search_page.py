@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import json
+import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,6 +35,8 @@ class PageFacts:
     """What a page says of the search besides its trials."""
 
     name: str
+    folder: str = ""
+    """Of the search, as a person would type it; by default `runs/<name>`."""
     backbone: str
     backbone_params: int
     data: str
@@ -73,7 +76,7 @@ def write_search_page(
         title=facts.name,
         intro=_intro(facts, records, front, is_running=is_running),
         charts=charts,
-        table=_table(front, directory.name),
+        table=_table(front, facts.folder or f"runs/{facts.name}"),
         is_running=is_running,
     )
     return path
@@ -129,7 +132,7 @@ def _table(front: Sequence[TrialRecord], folder: str) -> str:
         f'<th class="number">{head}</th>'
         for head in ("parameters", "top-1 % (validation)", "top-1 % (test)")
     )
-    use = f"python -m vpetl_ray.predict runs/{html.escape(folder)}@knee VIDEO.mp4"
+    use = html.escape(f"python -m vpetl_ray.predict {shlex.quote(folder)}@knee VIDEO.mp4")
     return (
         f"<h2>The front</h2><table><tr>{heads}</tr>{''.join(rows)}</table>"
         f"<p>Use one: <code>{use}</code></p>"
