@@ -95,6 +95,7 @@ def terminal(browser: BrowserContext, search: SearchFolder) -> None:
     page = browser.new_page()
     page.set_viewport_size({"width": 790, "height": 300})
     page.set_content(console.export_html(inline_styles=True))
+    page.add_style_tag(content="pre { padding: 12px; }")
     page.locator("pre").screenshot(path=OUT / "terminal.png")
 
 

@@ -11,71 +11,14 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
-from vpetl_ray.results.front import front_of, ppt
+from vpetl_ray.front_table import front_table
+from vpetl_ray.results.front import front_of
 from vpetl_ray.results.labels import cost_label, trial_label
-from vpetl_ray.results.objectives import COSTS
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.stage_display import StageDisplay, clock_label, percent_label
 
 MAX_FRONT_ROWS = 8
 """The front is cut to this many rows while the search runs, so that the table keeps its height."""
-
-
-def front_table(
-    front: Sequence[TrialRecord], *, title: str | None = None, bend: str | None = None
-) -> Table:
-    """The front, cheapest first: trial, config, parameters, accuracies, other objectives, PPT.
-
-    Args:
-        front: from `front_of`.
-        title: above the table.
-        bend: id of the member to mark as the knee.
-    """
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("trial")
-    table.add_column("config", overflow="fold", max_width=36)
-    table.add_column("parameters", justify="right")
-    table.add_column("top-1 %", justify="right")
-    has_test = any(record.test_top1 is not None for record in front)
-    if has_test:
-        table.add_column("test %", justify="right")
-    costs = tuple(front[0].costs) if front else ()
-    for name in costs:
-        table.add_column(COSTS[name].header, justify="right")
-    table.add_column("PPT", justify="right")
-    table.add_column("seconds", justify="right")
-    for record in front:
-        cells = [
-            record.id + (" knee" if record.id == bend else ""),
-            trial_label(record),
-            f"{record.trainable_params:,}",
-        ]
-        cells.append(percent_label(record.top1))
-        if has_test:
-            cells.append(percent_label(record.test_top1))
-        cells += [cost_label(name, record.costs.get(name)) for name in costs]
-        cells.append(f"{ppt(record.top1 or 0.0, record.trainable_params):.1f}")
-        table.add_row(*cells, f"{record.seconds:.1f}")
-    return table
-
-
-def list_table(records: Sequence[TrialRecord], *, title: str | None = None) -> Table:
-    """Write the rows of a list, in its order: name, parameters, accuracies, further objectives."""
-    table = Table(title=title, title_justify="left", box=None, pad_edge=False, header_style="bold")
-    table.add_column("config", overflow="fold", max_width=44)
-    for name in ("parameters", "top-1 %", "test %"):
-        table.add_column(name, justify="right")
-    costs = tuple(dict.fromkeys(name for record in records for name in record.costs))
-    for name in costs:
-        table.add_column(COSTS[name].header, justify="right")
-    for record in records:
-        cells = [trial_label(record), f"{record.trainable_params:,}"]
-        if record.state is TrialState.COMPLETE:
-            cells += [percent_label(record.top1), percent_label(record.test_top1)]
-        else:
-            cells += [record.state.value, "-"]
-        table.add_row(*cells, *(cost_label(name, record.costs.get(name)) for name in costs))
-    return table
 
 
 class SearchDisplay(StageDisplay):
@@ -148,7 +91,8 @@ class SearchDisplay(StageDisplay):
             shown = front[-MAX_FRONT_ROWS:]
             hidden = len(front) - len(shown)
             title = "front so far" + (f" ({hidden} cheaper ones not shown)" if hidden else "")
-            parts += [Text(), front_table(shown, title=title)]
+            width = self._console.width
+            parts += [Text(), front_table(shown, title=title, width=width, is_calm=True)]
         return Group(*parts)
 
     def _headline(self) -> Text:
@@ -180,4 +124,4 @@ class SearchDisplay(StageDisplay):
         best = max((r.top1 for r in front_of(self._records) if r.top1 is not None), default=None)
         if best is not None:
             words.append(f"best {best:.1f} %")
-        return Text(", ".join(words))
+        return Text(", ".join(words), no_wrap=True, overflow="ellipsis")

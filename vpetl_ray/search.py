@@ -13,7 +13,6 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vpetl_ray.console import front_table, list_table
 from vpetl_ray.door_options import Address, Profile
 from vpetl_ray.errors import SearchError, SpecError, VpetlError
 from vpetl_ray.exits import (
@@ -24,6 +23,7 @@ from vpetl_ray.exits import (
     say_what_mlflow_lacks,
     say_where,
 )
+from vpetl_ray.front_table import front_table, list_table
 from vpetl_ray.profile_table import say_profile
 from vpetl_ray.results_folder import check_folder
 from vpetl_ray.spec.load import load_spec
@@ -100,7 +100,10 @@ def _search(
     if result.front:
         console.print()
         known = result.facts
-        console.print(front_table(result.front, title="Pareto front", bend=known.knee))
+        table = front_table(
+            result.front, title="Pareto front", bend=known.knee, width=console.width
+        )
+        console.print(table)
         console.print(known.sentence(), highlight=False, soft_wrap=True)
         for line in result.findings:
             console.print(line, markup=False, highlight=False, soft_wrap=True)

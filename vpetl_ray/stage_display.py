@@ -92,7 +92,7 @@ class StageDisplay:
         return text
 
     def _title(self) -> Text:
-        text = Text(self._name, style="bold")
+        text = Text(self._name, style="bold", no_wrap=True, overflow="ellipsis")
         elapsed = clock_label(self._clock() - self._started_at)
         text.append(f"  {elapsed} elapsed", style="not bold")
         return text

@@ -7,6 +7,7 @@ from rich.console import Console
 
 from vpetl_ray.console import SearchDisplay
 from vpetl_ray.finetune_display import FinetuneDisplay, seeds_table
+from vpetl_ray.front_table import front_table
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 
 
@@ -32,6 +33,59 @@ def test_a_search_is_shown_from_its_first_stage_to_its_last_trial(is_terminal):
     assert "mine" in text
     assert "t0000" in text
     assert "80.0" in text
+
+
+COSTS = {
+    "forward_flops": 1.2345e9,
+    "latency_ms": 12.345,
+    "peak_memory_mb": 512.0,
+    "adapter_bytes": 161_234,
+    "train_seconds": 16.2,
+}
+
+
+@pytest.mark.parametrize("num_costs", [0, 2, 5])
+def test_in_80_columns_no_number_is_cut_and_the_live_table_keeps_its_height(num_costs):
+    long = {"petl.patt.targets": "qkv", "petl.patt.d_bottle": 16, "petl.adapter.d_bottle": 32}
+    long |= {"petl.patt.stages": "1+2+3", "petl.adapter.placement": "sequential"}
+    costs = dict(list(COSTS.items())[:num_costs])
+    records = [
+        record(
+            f"t{i:04d}",
+            i,
+            config=long if i % 2 else {"petl.patt.targets": "k", "petl.patt.d_bottle": 2},
+            top1=60.0 + i,
+            test_top1=61.0 + i,
+            costs=costs,
+        )
+        for i in range(6)
+    ]
+    now = [0.0]
+    name = "a_search_with_a_name_of_more_than_forty_letters"
+    display = SearchDisplay(Console(file=io.StringIO(), width=80), name=name, clock=lambda: now[0])
+    display.begin([], 2, 100)
+    display.on_start("t0000", 1234, None)
+    heights = []
+    for number, done in enumerate(records, start=1):
+        now[0] = 3.0 * number
+        display.on_record(done)
+        console = Console(file=io.StringIO(), width=80)
+        console.print(display._render())
+        lines = console.file.getvalue().splitlines()
+        heights.append(len(lines))
+    assert max(map(len, lines)) <= 80
+    # Equal parameters: only the best is on the front, so each state has one row.
+    assert len(set(heights)) == 1
+    [row] = [line for line in lines if line.startswith("t0")]
+    assert row.split()[0] == "t0005"
+    for number in ("1,234", "65.0", "66.0", *(["1.234G", "12.3"] if num_costs else [])):
+        assert number in row.split()
+    console = Console(file=io.StringIO(), width=80)
+    console.print(front_table(records, bend="t0003", width=80))
+    text = console.file.getvalue()
+    assert "…" not in text
+    assert max(map(len, text.splitlines())) <= 80
+    assert ("not shown: bytes, train s, PPT; front.json has all" in text) == (num_costs == 5)
 
 
 @pytest.mark.parametrize("is_terminal", [True, False], ids=["terminal", "log"])

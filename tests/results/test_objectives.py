@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
-from vpetl_ray.console import front_table
+from vpetl_ray.front_table import front_table
 from vpetl_ray.results.front import (
     front_hypervolume,
     front_of,

@@ -52,7 +52,9 @@ def search_views(
     }
     front = {**table, "searchFilter": f"tags.pareto = 'true' and {trials}"}
     every = {**table, "searchFilter": trials}
-    chart = {**every, **_chart_state()}
+    # A chart is of the hundred runs that come first: the front is always among them.
+    first = {"orderByKey": "tags.`pareto`", "orderByAsc": False}
+    chart = {**every, **first, **_chart_state()}
     return tuple(
         _view(title, experiment_id, f"{parent_run_id}-{key}", state, mode)
         for title, key, state, mode in (
