@@ -126,6 +126,18 @@ def test_the_report_needs_no_network(browser, search):
     titles = page.locator(".xtitle, .ytitle").all_text_contents()
     assert "trainable parameters (log scale)" in titles
     assert "top-1 accuracy on validation (%)" in titles
+    # What is under the pointer is told with its config.
+    best = read_front(search)[-1]
+    names = page.evaluate("document.getElementById('chart0').data.map(trace => trace.name || '')")
+    curve = next(i for i, name in enumerate(names) if name.startswith("front ("))
+    place = {"curveNumber": curve, "pointNumber": len(read_front(search)) - 1}
+    page.evaluate(f"Plotly.Fx.hover('chart0', [{json.dumps(place)}])")
+    told = page.locator("#chart0 .hoverlayer .hovertext").first.text_content()
+    assert best["id"] in told
+    assert f"{best['trainable_params']:,} parameters" in told
+    for path, value in best["config"].items():
+        if path.startswith("petl.") and value is not None and not path.endswith(".enabled"):
+            assert f"{path.removeprefix('petl.')}: {value}" in told
     assert (asked, complaints) == ([], [])
 
 

@@ -52,17 +52,20 @@ def test_all_views_are_those_of_final_figures(model, videos, cache):
     assert [a.label for a in answers] == [model.classes[k] for k in expected.predictions]
 
 
-def test_a_folder_needs_neither_ray_nor_mlflow(search, videos):
+def test_a_folder_needs_neither_ray_nor_mlflow(search, videos, tmp_path):
     file = next(videos.rglob("*.mp4"))
     code = (
-        "import sys, vpetl_ray, vpetl_ray.predict\n"
+        "import sys, vpetl_ray, vpetl_ray.predict, vpetl_ray.export as door\n"
+        "from pathlib import Path\n"
         f"print(vpetl_ray.load({str(search)!r}).predict({str(file)!r}).label)\n"
+        f"door.export({str(search)!r}, door.Format.TORCH, Path({str(tmp_path / 'm.pt2')!r}))\n"
         "print(sorted({'ray', 'mlflow', 'optuna', 'matplotlib'} & set(sys.modules)))"
     )
     done = subprocess.run(
         [sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=120
     )
-    label, loaded = done.stdout.split()
+    label, *_, loaded = done.stdout.split()
+    assert (tmp_path / "m.pt2").stat().st_size > 100_000
     assert label in {"left", "right"}
     assert loaded == "[]"
 
