@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable
 from types import TracebackType
@@ -13,6 +14,10 @@ from rich.text import Text
 
 SECONDS_PER_PLAIN_LINE = 10.0
 """Without a terminal: the least time between two lines that only say how far it is."""
+
+
+_NOTEBOOK = "JPY_PARENT_PID"
+"""Set by a Jupyter kernel: its cells cannot move a cursor up, live blocks would pile up."""
 
 
 def clock_label(seconds: float) -> str:
@@ -50,7 +55,7 @@ class StageDisplay:
 
     def __enter__(self) -> Self:
         # Not before: it renders at once, and a subclass is not whole until its own __init__ is.
-        if self._console.is_terminal:
+        if self._console.is_terminal and _NOTEBOOK not in os.environ:
             self._live = Live(
                 get_renderable=self._render, console=self._console, refresh_per_second=2
             )

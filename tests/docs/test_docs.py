@@ -32,6 +32,8 @@ def test_the_notebook_goes_from_a_search_to_a_prediction(tmp_path, monkeypatch):
     assert "labels agree" in told
     assert "report.html" in told
     assert "Traceback" not in told
+    assert "[3/3] t0002 complete" in told, "plain lines: a cell cannot move a cursor up"
+    assert "\\x1b[1A" not in told
     assert " of 24 right, with " in told
 
 
