@@ -63,6 +63,11 @@ def test_seeds_are_trained_once_kept_and_told_to_mlflow(run, search, pair):
     assert parent.data.metrics["confirmed_hypervolume"] == pytest.approx(written["hypervolume"])
     assert parent.data.tags["mlflow.note.content"].count("Confirmed with several seeds") == 1
     told = {r.data.tags.get("vpetl.trial_id"): r for r in runs}
+    front = {entry["id"] for entry in json.loads((search / "front.json").read_text())["front"]}
+    for version in client.search_model_versions("name = 'tiny'"):
+        card = (search / "adapters" / f"{version.tags['trial']}.md").read_text()
+        assert version.description == card
+        assert ("over seeds 7, 8" in card) == (version.tags["trial"] in set(pair) & front)
     for member in written["members"]:
         metrics = told[member["id"]].data.metrics
         assert metrics["confirmed_test_top1"] == pytest.approx(member["mean"]["test_top1"])

@@ -73,6 +73,7 @@ def _tell(
     parent = found[0]
     below = f"tags.`{PARENT}` = '{parent.info.run_id}'"
     verdicts = known.verdicts
+    run_ids: dict[str, str] = {}
     for member in known.members:
         verdict = verdicts.get(member.id)
         runs = client.search_runs(
@@ -82,8 +83,7 @@ def _tell(
         )
         if runs and verdict is not None:
             _log(client, runs[0].info.run_id, _metrics(member), _tags(verdict))
-            if member.id in cards:
-                renew_card(client, runs[0].info.run_id, cards[member.id])
+            run_ids[member.id] = runs[0].info.run_id
     counts = [sum(v.standing is standing for v in verdicts.values()) for standing in Standing]
     metrics = {
         "confirmed_hypervolume": known.hypervolume,
@@ -96,6 +96,8 @@ def _tell(
     told = f"{len(verdicts)} members, {counts[-1]} behind"
     _log(client, parent.info.run_id, metrics, {STANDING: told, _NOTE: note})
     client.log_artifact(parent.info.run_id, str(directory / CONFIRMED_FILE))
+    for trial in cards.keys() & run_ids.keys():  # last: not every server has a registry
+        renew_card(client, run_ids[trial], cards[trial])
     return None
 
 
