@@ -52,7 +52,8 @@ def front_table(
     """
     ids = [record.id + (" knee" if record.id == bend else "") for record in front]
     first = _Column(header="trial", cells=ids)
-    columns, hidden, config_width = _columns(front), [], _WIDEST_CONFIG
+    columns, config_width = _columns(front), _WIDEST_CONFIG
+    hidden: list[str] = []
     if width is not None:
         room = width - first.width
         columns, hidden = _fitting(columns, room - _NARROWEST_CONFIG)
@@ -101,7 +102,7 @@ def _columns(front: Sequence[TrialRecord]) -> list[_Column]:
 
 def _fitting(columns: list[_Column], room: int) -> tuple[list[_Column], list[str]]:
     """Leave out from the right, but never parameters and accuracy; seconds is not missed."""
-    shown, hidden = list(columns), []
+    shown, hidden = list(columns), list[str]()
     while len(shown) > 2 and sum(c.width for c in shown) > room:
         hidden.insert(0, shown.pop().header)
     return shown, [name for name in hidden if name != "seconds"]
