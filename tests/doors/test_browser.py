@@ -25,6 +25,7 @@ pytestmark = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on this machine"),
 ]
 SLOW_PAGE_MS = 60_000
+TIME_TO_DRAW_MS = 1_000
 
 
 @pytest.fixture(scope="module")
@@ -42,6 +43,10 @@ def server(search, tmp_path_factory):
         yield uri
 
 
+def is_of_the_front(response):
+    return response.url.endswith("runs/search") and "pareto" in (response.request.post_data or "")
+
+
 def test_from_the_experiment_to_a_label(browser, server, search, videos, cache, run):
     client = MlflowClient(server)
     experiment = client.get_experiment_by_name("vpetl_ray")
@@ -55,7 +60,9 @@ def test_from_the_experiment_to_a_label(browser, server, search, videos, cache, 
     page.goto(f"{address}?workflowType=machine_learning")
     box = page.get_by_test_id("search-box")
     box.fill("tags.pareto = 'true'")
-    box.press("Enter")
+    with page.expect_response(is_of_the_front):  # until then all trials are shown
+        box.press("Enter")
+    page.wait_for_timeout(TIME_TO_DRAW_MS)
     page.locator(".ag-row").first.locator("button").first.click()  # unfolds the search
     links = page.locator(".ag-row a[href*='/runs/']")
     links.filter(has_text=chosen["id"]).wait_for()
