@@ -128,14 +128,23 @@ class GaussianProcess:
         self._weights_N = cho_solve(self._factor, self._y_N, check_finite=False)
 
     def _kernel(self, a_MD: Array, b_ND: Array) -> Array:
+        # In place: a trial asks for four of these, and most of their time would go on new memory.
         lines_MN = (a_MD - _MIDDLE) @ (b_ND - _MIDDLE).T
-        scales_D = np.exp(self._logs[3:])
+        lines_MN *= np.exp(self._logs[2])
+        scales_D = np.exp(self._logs[3:]) / np.sqrt(5.0)
         a_MD, b_ND = a_MD / scales_D, b_ND / scales_D
-        squared_MN = (a_MD**2).sum(1)[:, None] + (b_ND**2).sum(1) - 2.0 * a_MD @ b_ND.T
-        root_MN = np.sqrt(5.0 * np.maximum(squared_MN, 0.0))
-        matern_MN = (1.0 + root_MN + root_MN**2 / 3.0) * np.exp(-root_MN)
-        kernel_MN: Array = np.exp(self._logs[0]) * matern_MN + np.exp(self._logs[2]) * lines_MN
-        return kernel_MN
+        root_MN = (-2.0 * a_MD) @ b_ND.T
+        root_MN += (a_MD**2).sum(1)[:, None]
+        root_MN += (b_ND**2).sum(1)
+        np.sqrt(np.maximum(root_MN, 0.0, out=root_MN), out=root_MN)
+        matern_MN: Array = root_MN / 3.0
+        matern_MN += 1.0
+        matern_MN *= root_MN
+        matern_MN += 1.0
+        matern_MN *= np.exp(np.negative(root_MN, out=root_MN), out=root_MN)
+        matern_MN *= np.exp(self._logs[0])
+        matern_MN += lines_MN
+        return matern_MN
 
     def _search(self) -> None:
         squared_DNN = (self._x_ND.T[:, :, None] - self._x_ND.T[:, None, :]) ** 2
