@@ -155,6 +155,10 @@ def connect(
             workers_per_group=wanted.workers_per_group,
             cpus_per_worker=wanted.cpus_per_worker,
             gpus_per_worker=None if wanted.gpus_per_worker == "auto" else wanted.gpus_per_worker,
+            placement=wanted.placement,
+            backend=wanted.backend,
+            grows=(address or os.environ.get("RAY_ADDRESS") or "local") != "local",
+            wait_minutes=wanted.wait_minutes,
         )
     except SearchError as error:
         raise SpecError(str(error)) from error  # nothing was created yet

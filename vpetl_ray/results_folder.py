@@ -25,6 +25,25 @@ MAY_CHANGE = ("search.trials", "search.max_minutes", "resources", "tracking")
 """What a continued search may be told differently: how long, how wide and where it is logged."""
 
 
+def default_runs() -> Path:
+    """Where results go: `VPETL_RUNS`, else `runs` beside the user.
+
+    In a submitted job the working directory is a copy that Ray throws away: there, it is the home
+    folder of the user that Ray runs as.
+    """
+    chosen = os.environ.get("VPETL_RUNS")
+    if chosen:
+        return Path(chosen).expanduser()
+    is_job = "working_dir_files" in Path.cwd().parts and "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ
+    return Path.home() / "vpetl_runs" if is_job else Path("runs")
+
+
+def results_url(name: str) -> str | None:
+    """Where results go if `VPETL_RUNS` names object storage; else None."""
+    runs = os.environ.get("VPETL_RUNS", "")
+    return f"{runs.rstrip('/')}/{name}" if "://" in runs else None
+
+
 def check_folder(directory: Path, spec: SearchSpec, *, resume: bool) -> None:
     """Check that a search can use `directory`; nothing is created.
 

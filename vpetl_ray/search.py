@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -25,9 +28,12 @@ from vpetl_ray.exits import (
 )
 from vpetl_ray.front_table import front_table, list_table
 from vpetl_ray.profile_table import say_profile
-from vpetl_ray.results_folder import check_folder
+from vpetl_ray.results_folder import check_folder, default_runs, results_url
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
+
+if TYPE_CHECKING:
+    from vpetl_ray.data.mirror import Mirror
 
 
 def search(
@@ -37,7 +43,10 @@ def search(
         typer.Option("--set", metavar="KEY.PATH=VALUE", help="Override a value of the file."),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option(help="Results folder.", show_default="runs/<name>")
+        str | None,
+        typer.Option(
+            help="Results folder, or s3://bucket/path.", show_default="$VPETL_RUNS or runs, /NAME"
+        ),
     ] = None,
     trials: Annotated[
         int | None, typer.Option(help="Configs to train; short for --set search.trials=N.")
@@ -49,6 +58,9 @@ def search(
         bool, typer.Option("--resume", help="Go on with the search in the results folder.")
     ] = False,
     address: Address = None,
+    tracking_uri: Annotated[
+        str | None, typer.Option(help="MLflow's server or store; short for --set tracking.uri=...")
+    ] = None,
     profile: Profile = False,
 ) -> None:
     """Search for the Pareto front of accuracy against trainable parameters.
@@ -57,10 +69,14 @@ def search(
     input is wrong and nothing was created; 130 interrupted and can be resumed.
     """
     given = [*(overrides or []), *([f"search.trials={trials}"] if trials is not None else [])]
+    given += [] if tracking_uri is None else [f"tracking.uri={tracking_uri}"]
     console = Console()
     try:
         loaded = load_spec(spec, given)
-        directory = (out or Path("runs") / loaded.name).absolute()
+        place = out or results_url(loaded.name)
+        mirror = _mirror(place, resume=resume)
+        directory = mirror.folder if mirror else Path(place or default_runs() / loaded.name)
+        directory = directory.absolute()
         if dry_run:
             _print_dry_run(console, loaded, address)
             return
@@ -70,13 +86,40 @@ def search(
         fail(str(error), EXIT_INPUT)
     go_on = f"go on with: {_resume_command()}"
     try:
-        _search(console, loaded, directory, address=address, go_on=go_on, profile=profile)
+        with _mirrored(console, mirror):
+            _search(console, loaded, directory, address=address, go_on=go_on, profile=profile)
     except SearchError as error:
         fail(f"{error}\n{go_on}", EXIT_FAILED)
     except VpetlError as error:
         fail(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
         fail(f"interrupted; {go_on}", EXIT_INTERRUPTED)
+
+
+def _mirror(place: str | None, *, resume: bool) -> Mirror | None:
+    """Prepare results on object storage; what an earlier run left there is fetched."""
+    if place is None or "://" not in place:
+        return None
+    from vpetl_ray.data.mirror import Mirror  # noqa: PLC0415 - pyarrow's file systems are slow
+
+    mirror = Mirror(place)
+    shutil.rmtree(mirror.folder, ignore_errors=True)
+    if mirror.fetch() and not resume:
+        raise SpecError(f"--out: {place} holds a search already; go on with it by --resume")
+    return mirror
+
+
+@contextmanager
+def _mirrored(console: Console, mirror: Mirror | None) -> Iterator[None]:
+    if mirror is None:
+        yield
+        return
+    mirror.start()
+    try:
+        yield
+    finally:
+        mirror.finish()
+        console.print(f"results are at {mirror.url}", highlight=False, soft_wrap=True)
 
 
 def _search(

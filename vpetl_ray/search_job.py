@@ -12,6 +12,7 @@ from rich.console import Console
 from vpetl_ray.console import SearchDisplay
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.decode_words import skipped_sentence
+from vpetl_ray.errors import SearchError
 from vpetl_ray.job_steps import (
     SECONDS_FOR_TRACKING,
     connect,
@@ -39,6 +40,8 @@ from vpetl_ray.tuning.budgeted_study import BudgetedStudy
 from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.cost_counter import CostCounter
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
+from vpetl_ray.tuning.group_watch import GroupWatch
+from vpetl_ray.tuning.messages import DispatcherHandle
 from vpetl_ray.tuning.run import TestedTrials, TrialsEnd, measure_test, run_trials
 from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
 from vpetl_ray.tuning.searcher import SearchObserver
@@ -136,7 +139,7 @@ class SearchJob:
         num_classes = len(store.classes)
         self._display.stage(f"starting {plan.sentence}")
         dispatcher = start_dispatcher()
-        stack.callback(start_groups(setup, plan, dispatcher).close)
+        self._start_groups(stack, setup, plan, dispatcher)
         observers: list[SearchObserver] = [self._display]
         counter = self._counter(store)
         study = self._open_study(num_classes, observers, counter)
@@ -166,6 +169,7 @@ class SearchJob:
                 keep_tensors=files.keep_tensors,
                 halving=self._spec.halving(),
                 checkpoints=RungCheckpoints(self._directory / CHECKPOINT_FOLDER),
+                grows=plan.grows,
             )
             status = "KILLED" if end is TrialsEnd.INTERRUPTED else "FINISHED"
             if end is not TrialsEnd.INTERRUPTED:
@@ -196,6 +200,19 @@ class SearchJob:
             tracking=tracking,
             last_failure=failures[-1] if failures else None,
         )
+
+    def _start_groups(
+        self, stack: ExitStack, setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandle
+    ) -> None:
+        groups = start_groups(setup, plan, dispatcher)
+        stack.callback(groups.close)
+        if plan.grows:
+            stack.callback(GroupWatch(groups, plan, dispatcher, self._display.note).stop)
+        if plan.wait_seconds and not groups.wait_until_ready(timeout=plan.wait_seconds):
+            raise SearchError(
+                f"no worker group was ready after {plan.wait_seconds / 60:g} minutes "
+                "(resources.wait_minutes)"
+            )
 
     def _counter(self, store: ClipStore) -> CostCounter:
         data = self._spec.data_config()

@@ -14,6 +14,8 @@ from vpetl_ray.data.config import DataConfig, cache_root
 from vpetl_ray.data.data_set import DataSet
 from vpetl_ray.data.decode_pool import usable_cores, useful_processes
 from vpetl_ray.data.decoder import MakeDecoder
+from vpetl_ray.data.manifest import fingerprint
+from vpetl_ray.data.shared_store import fetched_once, shared_store
 from vpetl_ray.data.store_files import BuildProgress
 from vpetl_ray.errors import DataError
 
@@ -78,6 +80,22 @@ def prepare_store(
             progress(state)
 
     def build() -> Path:
+        """Build it, or get what another node has built."""
+        store = shared_store()
+        name = f"{videos.name}-{fingerprint(videos, spec)[:16]}"
+        place = root / "clips" / name
+        if store is None:
+            return decode()
+        place.parent.mkdir(parents=True, exist_ok=True)
+        if fetched_once(f"clips/{name}", place, store):
+            return place
+        with store.claim(f"clips/{name}") as is_mine:
+            if is_mine:
+                store.push(f"clips/{name}", decode())
+        fetched_once(f"clips/{name}", place, store)
+        return place
+
+    def decode() -> Path:
         return build_clip_store(
             videos,
             spec,

@@ -24,6 +24,7 @@ from vpetl_ray.tuning.budgeted_study import OVER_BUDGET, OverBudget
 from vpetl_ray.tuning.domains import Domain, Fixed
 from vpetl_ray.tuning.halving import PROMOTE, VARIANTS, Promote, Variant
 from vpetl_ray.tuning.optuna_sampler import TOLD, Told
+from vpetl_ray.tuning.placement import BACKENDS, PLACEMENTS, Backend, Placement
 from vpetl_ray.tuning.samplers import SAMPLERS
 from vpetl_ray.tuning.start import START_CONFIGS
 
@@ -296,6 +297,19 @@ class ResourcesSection(Section):
     )
     gpus_per_worker: Annotated[Auto | int, Given(Whole(low=0, high=1, words=("auto",)))] = Field(
         default="auto", description="GPUs of a worker; auto: 1 where the cluster has any."
+    )
+    placement: Annotated[Placement, Given(Word(options=PLACEMENTS))] = Field(
+        default="pack",
+        description="Workers of a group on few nodes or on many; strict: exactly one, or one each.",
+    )
+    backend: Annotated[Backend, Given(Word(options=BACKENDS))] = Field(
+        default="auto",
+        description="What workers of a group talk through; auto: NCCL between GPUs, else gloo.",
+    )
+    wait_minutes: Annotated[float, Given(Number(low=0, high=100_000))] = Field(
+        default=0.0,
+        description="On a cluster that brings nodes when they are asked for: how long to wait for "
+        "the first. 0: what is there now must do.",
     )
 
     features_gb: Annotated[float, Given(Number(low=0, high=1_000_000))] = Field(

@@ -47,6 +47,8 @@ _MARK = struct.Struct("<II")
 _DONE = 0x46454154
 _ROOT_LOCK = ".lock"
 _FACTS, _DATA, _CHUNKS, _LOCK = "facts.json", "features.bin", "chunks.bin", "lock"
+_SHARED = "shared"
+"""Stands in a folder that other nodes can have, or that came from one."""
 
 Compute = Callable[[int, int], Tensor]
 """Features of the clips from one index to another, (stop - start, ...)."""
@@ -59,6 +61,8 @@ class FeatureStore:
         root: the folder; made when something is kept.
         max_bytes: of all features together; what does not fit is not kept.
         stall_seconds: see `STALL_SECONDS`.
+        fetch: gets a folder by name that another node has made; False: there is none.
+        push: gives a whole folder to the others, by name.
 
     """
 
@@ -68,10 +72,14 @@ class FeatureStore:
         max_bytes: int = DEFAULT_DISK_BYTES,
         *,
         stall_seconds: float = STALL_SECONDS,
+        fetch: Callable[[str, Path], bool] | None = None,
+        push: Callable[[str, Path], None] | None = None,
     ) -> None:
         self.root = Path(root)
         self.max_bytes = max_bytes
         self._stall_seconds = stall_seconds
+        self._fetch = fetch
+        self._push = push
 
     def get(
         self, facts: Mapping[str, Any], *, num_clips: int, chunk: int, compute: Compute
@@ -91,6 +99,8 @@ class FeatureStore:
         folder = self.root / _key({**facts, "num_clips": num_clips, "chunk": chunk})
         try:
             layout = _Layout.read(folder)
+            if layout is None and self._get_from_others(folder):
+                layout = _Layout.read(folder)
             if layout is None:
                 layout = _Layout.of(compute(0, 1), num_clips=num_clips, chunk=chunk)
                 if not self._make(folder, layout, facts):
@@ -101,10 +111,30 @@ class FeatureStore:
                 if not filling.fill(compute, stall_seconds=self._stall_seconds):
                     log.warning("%s: others compute it and do not go on: not waited for", folder)
                     return None
+            self._give_to_others(folder)
             return StoredFeatures(folder, layout.map(folder))
         except OSError as error:
             log.warning("features are not kept in %s: %s", self.root, error)
             return None
+
+    def _get_from_others(self, folder: Path) -> bool:
+        if self._fetch is None:
+            return False
+        self.root.mkdir(parents=True, exist_ok=True)
+        if not self._fetch(folder.name, folder):
+            return False
+        (folder / _LOCK).touch()
+        (folder / _SHARED).touch()
+        return True
+
+    def _give_to_others(self, folder: Path) -> None:
+        """Once a node; a second node that has computed the same sends the same bytes."""
+        if self._push is None or (folder / _SHARED).exists():
+            return
+        with file_lock(self.root / f".{folder.name}.push"):
+            if not (folder / _SHARED).exists():
+                self._push(folder.name, folder)
+                (folder / _SHARED).touch()
 
     def num_bytes(self) -> int:
         """Count the bytes of all features."""

@@ -13,8 +13,10 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray._private.state import available_resources_per_node
 
 from vpetl_ray.errors import SearchError
+from vpetl_ray.tuning.placement import Backend, Placement
 
 CONNECT_SECONDS = 10.0
 """How long a cluster's address may take to answer at all."""
@@ -33,6 +35,20 @@ class GroupPlan:
     gpus_per_worker: float
     sentence: str
     """For the user: what was planned, and what did not fit."""
+    placement: Placement = "pack"
+    backend: Backend = "auto"
+    """What DDP workers talk through; auto: NCCL between GPUs, else gloo."""
+    grows: bool = False
+    """Whether groups are added when nodes join."""
+    num_most: int | None = None
+    """How many there may ever be; None: as many as the cluster has room for."""
+    wait_seconds: float = 0.0
+    """How long the first group may wait for nodes to join."""
+
+    def num_fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
+        """Say how many groups of this size fit into what is free."""
+        slots = [_num_workers_on(n, self.cpus_per_worker, self.gpus_per_worker) for n in nodes]
+        return _num_groups(slots, self.workers_per_group, self.placement)
 
 
 def plan_groups(
@@ -43,6 +59,10 @@ def plan_groups(
     workers_per_group: int,
     cpus_per_worker: float,
     gpus_per_worker: float | None,
+    placement: Placement = "pack",
+    backend: Backend = "auto",
+    grows: bool = False,
+    wait_minutes: float = 0.0,
 ) -> GroupPlan:
     """Plan the groups that fit now.
 
@@ -53,44 +73,62 @@ def plan_groups(
         workers_per_group: a group's workers may be on different nodes.
         cpus_per_worker: at least 1 in practice; also its number of torch threads.
         gpus_per_worker: None for one if the cluster has GPUs, else none.
+        placement: on how many nodes the workers of a group are.
+        backend: what they talk through.
+        grows: whether nodes may join, so that groups are added later.
+        wait_minutes: where nodes may join, how long the first group may wait for them; groups that
+            do not fit yet are started all the same, which is what an autoscaler answers to.
 
     Raises:
         SearchError: not even one group fits.
     """
     if gpus_per_worker is None:
         gpus_per_worker = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
-    slots = sum(_num_workers_on(node, cpus_per_worker, gpus_per_worker) for node in nodes)
-    fitting = slots // workers_per_group
+    slots = [_num_workers_on(node, cpus_per_worker, gpus_per_worker) for node in nodes]
+    fitting = _num_groups(slots, workers_per_group, placement)
     size = _describe(workers_per_group, cpus_per_worker, gpus_per_worker)
-    if fitting == 0:
+    waits = grows and wait_minutes > 0
+    if fitting == 0 and not waits:
+        how = "" if workers_per_group == 1 else f" (placement {placement})"
         raise SearchError(
-            f"resources: not one worker group of {size} fits: the cluster has {_total(nodes)}, "
-            f"which is room for {slots} of {workers_per_group} workers"
+            f"resources: not one worker group of {size} fits{how}: the cluster has "
+            f"{_total(nodes)}, which is room for {sum(slots)} of {workers_per_group} workers"
         )
-    if at_most is not None:
-        num_groups = min(num_groups or fitting, at_most)
-    planned = fitting if num_groups is None else min(num_groups, fitting)
+    most = num_groups if at_most is None else min(num_groups or at_most, at_most)
+    planned = fitting if most is None else min(most, fitting)
     sentence = f"{planned} worker {'group' if planned == 1 else 'groups'} of {size}"
-    if num_groups is not None and planned < num_groups:
-        sentence += f" ({num_groups} were asked for; {_total(nodes)} has no room for more)"
+    if waits:
+        planned = max(planned, most or 1) if num_groups is not None else max(planned, 1)
+        sentence = f"{planned} worker {'group' if planned == 1 else 'groups'} of {size}"
+        if planned > fitting:
+            sentence += f" ({fitting} fit now, the others wait for nodes)"
+    elif num_groups is not None and most is not None and planned < most:
+        sentence += f" ({most} were asked for; {_total(nodes)} has no room for more)"
     return GroupPlan(
         num_groups=planned,
         workers_per_group=workers_per_group,
         cpus_per_worker=cpus_per_worker,
         gpus_per_worker=gpus_per_worker,
         sentence=sentence,
+        placement=placement,
+        backend=backend,
+        grows=grows,
+        num_most=most,
+        wait_seconds=60.0 * wait_minutes if waits else 0.0,
     )
 
 
 def free_nodes() -> list[dict[str, float]]:
-    """The resources of each living node, scaled down by what others hold in the cluster."""
-    cluster: Any = ray  # these three have no types
-    total, free = cluster.cluster_resources(), cluster.available_resources()
-    nodes = [node["Resources"] for node in cluster.nodes() if node["Alive"]]
-    shares = {name: free.get(name, 0.0) / total[name] for name in ("CPU", "GPU") if name in total}
-    if len(nodes) == 1:
-        return [{name: free.get(name, 0.0) for name in shares}]
-    return [{name: node.get(name, 0.0) * share for name, share in shares.items()} for node in nodes]
+    """What is free on each living node, of those that have any CPU or GPU at all."""
+    cluster: Any = ray  # has no types
+    free = available_resources_per_node()  # type: ignore[no-untyped-call]
+    found = []
+    for node in cluster.nodes():
+        kinds = [name for name in ("CPU", "GPU") if node["Resources"].get(name)]
+        if node["Alive"] and kinds:
+            left = free.get(node["NodeID"], {})
+            found.append({name: float(left.get(name, 0.0)) for name in kinds})
+    return found
 
 
 @contextmanager
@@ -153,6 +191,21 @@ def _start(settings: Mapping[str, Any]) -> None:
 def _num_workers_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:
     limits = [node.get(name, 0.0) / size for name, size in (("CPU", cpus), ("GPU", gpus)) if size]
     return math.floor(min(limits, default=0.0) + 1e-6)
+
+
+def _num_groups(slots: Sequence[int], workers: int, placement: Placement) -> int:
+    """Count the groups of so many workers for which nodes with so many slots have room."""
+    match placement:
+        case "strict_pack":
+            return sum(free // workers for free in slots)
+        case "strict_spread":
+            # So many groups fit if each node gives at most one worker to each.
+            fitting = 0
+            while sum(min(free, fitting + 1) for free in slots) >= (fitting + 1) * workers:
+                fitting += 1
+            return fitting
+        case _:
+            return sum(slots) // workers
 
 
 def _describe(workers: int, cpus: float, gpus: float) -> str:

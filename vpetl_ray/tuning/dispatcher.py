@@ -177,6 +177,16 @@ class Dispatcher:
         """Whether the search has ended, one way or the other."""
         return self._closed
 
+    @property
+    def num_queued(self) -> int:
+        """Trials that wait for a group now."""
+        return len(self._queue)
+
+    @property
+    def num_groups(self) -> int:
+        """Groups that are open now."""
+        return len(self._groups)
+
     def stats(self) -> DispatchStats:
         """How well the groups were kept busy so far."""
         return DispatchStats(

@@ -105,6 +105,10 @@ class DispatcherActor:
         """See `Dispatcher.stats`."""
         return self._dispatcher.stats()
 
+    async def load(self) -> tuple[int, int]:
+        """Give the numbers of open groups and of trials that wait for one."""
+        return self._dispatcher.num_groups, self._dispatcher.num_queued
+
     async def breakdowns(self) -> dict[int, str]:
         """Say by group why it could not be set up; such a group has ended for good."""
         return dict(self._breakdowns)

@@ -107,8 +107,11 @@ def run_trials(
     keep_tensors: Callable[[TrialRecord, bytes], None],
     halving: Halving | None = None,
     checkpoints: RungCheckpoints | None = None,
+    grows: bool = False,
 ) -> TrialsEnd:
     """Let Tune run the search on groups that are already started.
+
+    With `grows`, their number changes: one trial more than there are groups is proposed.
 
     With `halving`, trials are compared at its rungs, and only the best are trained to their end;
     `checkpoints` keeps those that wait, for a search that is cut off.
@@ -123,6 +126,7 @@ def run_trials(
         deadline=None if max_minutes is None else time.monotonic() + 60.0 * max_minutes,
         halving=halving,
         checkpoints=checkpoints,
+        has_enough=(lambda: _has_waiting(dispatcher)) if grows else None,
         observers=observers,
         keep_tensors=keep_tensors,
     )
@@ -135,7 +139,12 @@ def run_trials(
     interruption = Interruption(stop)
     with tempfile.TemporaryDirectory(prefix="vpetl_tune_") as scratch, interruption.listening():
         tuner = _tuner(
-            searcher, scheduler, dispatcher, num_concurrent, Path(scratch), interruption.happened
+            searcher,
+            scheduler,
+            dispatcher,
+            _MOST_ACTORS if grows else num_concurrent,
+            Path(scratch),
+            interruption.happened,
         )
         with _quiet_tune():
             tuner.fit()
@@ -144,6 +153,17 @@ def run_trials(
     if interruption.happened.is_set():
         return TrialsEnd.INTERRUPTED
     return TrialsEnd.EXHAUSTED if searcher.is_exhausted else TrialsEnd.FINISHED
+
+
+_MOST_ACTORS = 10_000
+"""Trial actors for which the head has room where something else limits them. Each takes so little
+of it that several searches share a cluster."""
+
+
+def _has_waiting(dispatcher: ActorHandle[Any]) -> bool:
+    """Say whether a trial waits for a group, so that the next one to be free finds work."""
+    _, num_queued = ray.get(dispatcher.load.remote())
+    return bool(num_queued)
 
 
 def _tuner(
@@ -158,7 +178,8 @@ def _tuner(
     # Trials compute nothing: asking for a CPU, they would take it from the groups that do. Their
     # number is limited by a share of the head node instead of `max_concurrent_trials`, with which
     # Tune ends and starts an actor for each trial; and one more is asked for while these run, so
-    # that a group that becomes free finds work (1.06 s an empty trial, this way 0.30 s).
+    # that a group that becomes free finds work (1.06 s an empty trial, this way 0.30 s). Where the
+    # number of groups changes, a fixed share will not do: there, the searcher waits.
     share = math.floor(10_000 / num_concurrent) / 10_000  # Ray counts in ten-thousandths
     near_driver = tune.PlacementGroupFactory([{"node:__internal_head__": share}])
     return tune.Tuner(

@@ -72,6 +72,8 @@ class ParetoSearcher(NotSaved, Searcher):
         deadline: `clock()` after which nothing new is started.
         halving: decides at its rungs; None trains every trial to its end.
         checkpoints: where trials are kept that have come to a rung.
+        has_enough: says that enough trials wait for a group, so that none is proposed yet; None
+            where Tune's own resources limit them.
         observers: told of every start, epoch and record.
         keep_tensors: called with a complete trial's record and its adapter file's bytes, before
             the record is final.
@@ -87,6 +89,7 @@ class ParetoSearcher(NotSaved, Searcher):
         deadline: float | None = None,
         halving: Halving | None = None,
         checkpoints: RungCheckpoints | None = None,
+        has_enough: Callable[[], bool] | None = None,
         observers: Sequence[SearchObserver] = (),
         keep_tensors: Callable[[TrialRecord, bytes], None] = lambda record, tensors: None,
         clock: Callable[[], float] = time.monotonic,
@@ -100,6 +103,7 @@ class ParetoSearcher(NotSaved, Searcher):
         if halving is not None:
             halving.judge = self._worth
         self._checkpoints = checkpoints
+        self._has_enough = has_enough
         for record in study.records:
             self._restore(record.id, record.trainable_params, record.curve, record.costs)
         self._observers = tuple(observers)
@@ -124,10 +128,12 @@ class ParetoSearcher(NotSaved, Searcher):
         """Tune asks whether its own metric and space can be used: ours are set already."""
         return True
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:  # type: ignore[override]
-        """The next trial for Tune, or FINISHED."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:  # type: ignore[override]
+        """The next trial for Tune, None for not yet, or FINISHED."""
         if not self._may_begin():
             return Searcher.FINISHED
+        if self._has_enough is not None and self._has_enough():
+            return None
         proposal = self._study.ask()
         if proposal is None:
             self.is_exhausted = True

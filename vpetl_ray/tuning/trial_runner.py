@@ -4,6 +4,7 @@ This is the only file of `tuning` that knows how a model is built and trained.
 """
 
 import io
+import logging
 import warnings
 from collections.abc import Mapping
 from contextlib import nullcontext
@@ -17,8 +18,10 @@ from numpy.typing import NDArray
 
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import ViewSpec
+from vpetl_ray.data.node_copy import local_clips, local_features
+from vpetl_ray.data.shared_store import SharedStore, fetched_once, shared_store
 from vpetl_ray.data.stored_clips import StoredClips
-from vpetl_ray.errors import CheckpointError
+from vpetl_ray.errors import CheckpointError, DataError
 from vpetl_ray.models.arch import Arch
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.build import build_model
@@ -42,6 +45,8 @@ from vpetl_ray.training.recipe import Recipe
 from vpetl_ray.tuning.messages import Task
 from vpetl_ray.tuning.space import TrialConfig
 from vpetl_ray.tuning.trial_protocol import EpochOutput, GroupSetup, WorkerContext
+
+log = logging.getLogger(__name__)
 
 BackboneArrays = Mapping[str, NDArray[Any]]
 """A backbone's tensors by name, without classifier."""
@@ -96,7 +101,7 @@ class FineTuningRunner:
     """A `TrialRunner` that fine-tunes one config after another in the same backbone."""
 
     def __init__(self, setup: FineTuningSetup, context: WorkerContext) -> None:
-        store = ClipStore.open(setup.clip_store)
+        store = ClipStore.open(local_clips(setup.clip_store))
         self._store = store
         self._train = store.split("train", setup.view, seed=setup.seed)
         self._val = store.split("val", setup.view, seed=setup.seed)
@@ -267,9 +272,34 @@ class FineTuningRunner:
 
 
 def _open_store(setup: FineTuningSetup) -> FeatureStore | None:
-    if setup.feature_store is None or not setup.feature_disk_bytes:
+    folder = local_features(setup.feature_store)
+    if folder is None or not setup.feature_disk_bytes:
         return None
-    return FeatureStore(setup.feature_store, setup.feature_disk_bytes)
+    shared = shared_store()
+    if shared is None:
+        return FeatureStore(folder, setup.feature_disk_bytes)
+    return FeatureStore(
+        folder,
+        setup.feature_disk_bytes,
+        fetch=lambda name, target: _fetch_features(shared, name, target),
+        push=lambda name, source: _push_features(shared, name, source),
+    )
+
+
+def _fetch_features(shared: SharedStore, name: str, target: Path) -> bool:
+    """Fetch what another node has computed; where that fails, it is computed here."""
+    try:
+        return fetched_once(f"features/{name}", target, shared)
+    except DataError as error:
+        log.warning("features are not fetched: %s", error)
+        return False
+
+
+def _push_features(shared: SharedStore, name: str, source: Path) -> None:
+    try:
+        shared.push(f"features/{name}", source)
+    except DataError as error:
+        log.warning("features are not given to other nodes: %s", error)
 
 
 def _build(arch: Arch, num_classes: int, arrays: BackboneArrays) -> Backbone:

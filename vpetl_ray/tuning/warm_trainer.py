@@ -54,14 +54,18 @@ def make_trainer(config: GroupConfig, plan: GroupPlan, storage_path: str) -> War
     if plan.gpus_per_worker:
         resources["GPU"] = float(plan.gpus_per_worker)
     name = f"group{config['group']}"
+    backend: str = plan.backend
+    if backend == "auto":
+        backend = "nccl" if plan.gpus_per_worker else "gloo"
     return WarmTrainer(
         serve_group,  # type: ignore[arg-type]
         train_loop_config=dict(config),
-        torch_config=TorchConfig(backend="nccl" if plan.gpus_per_worker else "gloo"),
+        torch_config=TorchConfig(backend=backend),
         scaling_config=ScalingConfig(
             num_workers=plan.workers_per_group,
             use_gpu=bool(plan.gpus_per_worker),
             resources_per_worker=resources,
+            placement_strategy=plan.placement.upper(),
         ),
         run_config=RunConfig(  # type: ignore[call-arg]
             name=name,

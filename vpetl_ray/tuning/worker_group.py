@@ -48,20 +48,31 @@ class WorkerGroups:
         self._setup = dataclasses.replace(setup, shared=None)
         self._lock = threading.Lock()
         self._errors: dict[int, str] = {}
-        self._num_running = plan.num_groups
+        self._num_running = 0
         self._is_closing = False
-        self._threads = [
-            threading.Thread(
-                target=self._run, args=(group,), name=f"vpetl-group{group}", daemon=True
-            )
-            for group in range(plan.num_groups)
-        ]
-        for thread in self._threads:
+        self._threads: list[threading.Thread] = []
+        self.add(plan.num_groups)
+
+    def add(self, num_groups: int) -> None:
+        """Start so many more groups; one that finds no room waits for it."""
+        with self._lock:
+            if self._is_closing:
+                return
+            self._num_running += num_groups
+            first = len(self._threads)
+            new = [
+                threading.Thread(
+                    target=self._run, args=(group,), name=f"vpetl-group{group}", daemon=True
+                )
+                for group in range(first, first + num_groups)
+            ]
+            self._threads += new
+        for thread in new:
             thread.start()
 
     @property
     def num_running(self) -> int:
-        """Groups that have not ended; one that is starting or restarting counts."""
+        """Groups that have not ended; one that is starting, restarting or waiting counts."""
         return self._num_running
 
     def wait_until_ready(self, num_groups: int = 1, *, timeout: float = 600.0) -> bool:
@@ -83,9 +94,10 @@ class WorkerGroups:
         Trials that run are cancelled after their epoch; a group that takes longer than
         `CLOSE_SECONDS` for that is killed. May be called again.
         """
-        if self._is_closing:
-            return
-        self._is_closing = True
+        with self._lock:
+            if self._is_closing:
+                return
+            self._is_closing = True
         try:
             ray.get(self._dispatcher.close.remote())
             if not self._join(CLOSE_SECONDS):

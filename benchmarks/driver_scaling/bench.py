@@ -1,0 +1,246 @@
+"""How many worker groups one driver keeps busy: 1, 8, 64 and 512 groups, 10 000 trials.
+
+    python -m benchmarks.driver_scaling.bench [--groups 512] [--sampler ehvi] [--trials 10000]
+
+Searcher, scheduler with early stopping, study on disk, dispatcher: the real ones. Groups are
+simulated, on a clock of their own (see `simulated_tune`): 8 epochs of 60 s a trial. One run is one
+process, as memory is asked for; `--table` prints what was found so far. `--tracker` tells the first
+trials to a real MLflow store as well, and `--dispatcher` drives the real dispatcher actor with 512
+groups that ask and report, in one process.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import random
+import resource
+import tempfile
+import time
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.driver_scaling.polling import measure_polling
+from benchmarks.driver_scaling.simulated_tune import DirectHandle, SimulatedTune
+from benchmarks.report import Figure, print_figures, write_summary
+from vpetl_ray.results.records import TrialRecord
+from vpetl_ray.results.tracking import Tracker, TrackingInfo
+from vpetl_ray.results.tracking_uri import store_in
+from vpetl_ray.spec.load import load_spec
+from vpetl_ray.tuning import searcher as searcher_module
+from vpetl_ray.tuning.budgeted_study import BudgetedStudy
+from vpetl_ray.tuning.dispatcher import Dispatcher
+from vpetl_ray.tuning.halving import Halving, default_rungs
+from vpetl_ray.tuning.rung_scheduler import RungScheduler
+from vpetl_ray.tuning.searcher import ParetoSearcher
+
+HERE = Path(__file__).parent
+SPEC = HERE.parents[1] / "search_spaces" / "position_scale.yaml"
+NUM_CLASSES, EPOCHS, EPOCH_SECONDS = 12, 8, 60.0
+TUNE_SECONDS = 0.010
+"""Of Tune's own loop for each event: what `benchmarks/orchestration` leaves for it."""
+BUSY_FLOOR = 95.0
+
+
+def search(num_groups: int, num_trials: int, sampler: str) -> dict[str, Any]:
+    """Run one search on simulated groups."""
+    # The searcher waits for its dispatcher by `ray.get`; the direct handle has answered already.
+    searcher_module.ray = SimpleNamespace(get=lambda answer: answer)  # type: ignore[attr-defined]
+    spec, now = load_spec(SPEC), [0.0]
+    rng = random.Random(0)
+
+    def top1(params: int, epoch: int) -> float:
+        best = 40.0 + 12.0 * math.log10(params) - 20.0
+        return best * (1.0 - 0.5 * math.exp(-epoch / 2.0)) + rng.gauss(0.0, 1.0)
+
+    memory_before = _memory_mb()
+    with tempfile.TemporaryDirectory() as folder:
+        study = BudgetedStudy(
+            Path(folder) / "study.db",
+            space=spec.space(NUM_CLASSES),
+            budget=spec.budget_limit(NUM_CLASSES),
+            sampler=sampler,
+            seed=0,
+            start=[],
+            on_record=lambda record: None,
+        )
+        handle = DirectHandle(Dispatcher(clock=lambda: now[0]))
+        halving = Halving(default_rungs(EPOCHS))
+        searcher = ParetoSearcher(
+            study,
+            handle,
+            num_trials=num_trials,
+            halving=halving,
+            has_enough=lambda: handle.dispatcher.num_queued > 0,
+            clock=lambda: now[0],
+        )
+        scheduler = RungScheduler(halving, handle, searcher.costs_of)
+        tune = SimulatedTune(
+            searcher,
+            scheduler,
+            handle,
+            num_groups=num_groups,
+            epochs=EPOCHS,
+            top1=top1,
+            epoch_seconds=EPOCH_SECONDS,
+            tune_seconds=TUNE_SECONDS,
+            advance=lambda seconds: now.__setitem__(0, seconds),
+        )
+        start = time.process_time()
+        figures = tune.run()
+        cpu_seconds = time.process_time() - start
+    driver_ms, waits = np.array(figures.driver_ms), np.array(figures.waits_s)
+    return {
+        "groups": num_groups,
+        "sampler": sampler,
+        "trials": num_trials,
+        "epochs": figures.num_epochs,
+        "busy": 100.0 * figures.busy,
+        "hours": figures.makespan / 3600.0,
+        "driver_ms": float(driver_ms.mean()),
+        "last_driver_ms": float(driver_ms[-500:].mean()),
+        "wait_ms": 1e3 * float(waits.mean()),
+        "wait_p99_ms": 1e3 * float(np.quantile(waits, 0.99)),
+        "driver_load": 100.0 * 1e-3 * float(driver_ms.sum()) / max(1e-9, figures.makespan),
+        "cpu_seconds": cpu_seconds,
+        "memory_mb": _memory_mb(),
+        "memory_grown_mb": _memory_mb() - memory_before,
+        "dispatcher_calls": handle.num_calls,
+    }
+
+
+def _memory_mb() -> float:
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
+
+
+def measure_tracker(num_trials: int) -> float:
+    """CPU milliseconds a trial of the real tracker into a store in a folder."""
+    from vpetl_ray.results.records import EpochRow, TrialState  # noqa: PLC0415
+
+    with tempfile.TemporaryDirectory() as folder:
+        uri, artifacts = store_in(folder)
+        info = TrackingInfo(
+            search_id="scaling",
+            name="scaling",
+            uri=uri,
+            artifact_location=artifacts,
+            experiment="scaling",
+            spec_text="name: scaling\n",
+            settings={},
+            columns=("petl.patt.d_bottle",),
+            environment={},
+        )
+        tracker = Tracker(info)
+        tracker.start()
+        start = time.process_time()
+        for number in range(num_trials):
+            curve = tuple(EpochRow(epoch=e, top1=50.0, loss=1.0, seconds=60.0) for e in range(1, 9))
+            tracker.log_trial(
+                TrialRecord(
+                    id=f"t{number:04d}",
+                    number=number,
+                    state=TrialState.COMPLETE,
+                    trainable_params=1000 + number,
+                    top1=50.0,
+                    epochs=8,
+                    curve=curve,
+                    config={"petl.patt.d_bottle": 8},
+                )
+            )
+        report = tracker.finish("FINISHED", timeout=600.0)
+        assert report.is_complete, report.problem
+        return 1e3 * (time.process_time() - start) / num_trials
+
+
+def table(runs: list[dict[str, Any]]) -> Table:
+    found = Table(title="One driver, simulated groups, 8 epochs of 60 s a trial")
+    columns = {
+        "groups": "{groups}",
+        "sampler": "{sampler}",
+        "trials": "{trials}",
+        "groups busy %": "{busy:.2f}",
+        "driver CPU a trial, ms": "{driver_ms:.0f}",
+        "of the last 500": "{last_driver_ms:.0f}",
+        "driver load %": "{driver_load:.1f}",
+        "a result waits, ms": "{wait_ms:.0f}",
+        "99th percentile": "{wait_p99_ms:.0f}",
+        "memory MB": "{memory_mb:.0f}",
+    }
+    for name in columns:
+        found.add_column(name, justify="right")
+    for run in sorted(runs, key=lambda run: (run["sampler"], run["trials"], run["groups"])):
+        found.add_row(*(text.format(**run) for text in columns.values()))
+    return found
+
+
+def figures_of(runs: list[dict[str, Any]]) -> list[Figure]:
+    figures = []
+    for run in runs:
+        what = f"{run['groups']} groups, {run['trials']} trials, {run['sampler']}"
+        is_asked = run["groups"] == 512
+        figures += [
+            Figure(
+                figure=f"{what}: groups busy",
+                value=run["busy"],
+                unit="%",
+                floor=BUSY_FLOOR if is_asked else None,
+            ),
+            Figure(
+                figure=f"{what}: driver CPU a trial", value=run["driver_ms"], unit="ms",
+                better="lower",
+            ),
+            Figure(
+                figure=f"{what}: a result waits for the driver", value=run["wait_ms"], unit="ms",
+                better="lower",
+            ),
+            Figure(figure=f"{what}: memory", value=run["memory_mb"], unit="MB", better="lower"),
+        ]  # fmt: skip
+    return figures
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--groups", type=int, nargs="*", default=[1, 8, 64, 512])
+    parser.add_argument("--sampler", default="ehvi")
+    parser.add_argument("--trials", type=int, default=10_000)
+    parser.add_argument("--tracker", type=int, metavar="TRIALS")
+    parser.add_argument("--dispatcher", action="store_true")
+    parser.add_argument("--table", action="store_true", help="print what was found before")
+    given = parser.parse_args()
+    figures = []
+    runs_file = HERE / "results" / "runs.json"
+    if given.tracker:
+        figures.append(
+            Figure(
+                figure="tracker: CPU a trial, in a thread of its own",
+                value=measure_tracker(given.tracker),
+                unit="ms",
+                better="lower",
+            )
+        )
+    elif given.dispatcher:
+        figures += measure_polling()
+    elif not given.table:
+        runs = json.loads(runs_file.read_text()) if runs_file.exists() else []
+        for num_groups in given.groups:
+            run = search(num_groups, given.trials, given.sampler)
+            keys = ("groups", "sampler", "trials")
+            runs = [old for old in runs if any(old[k] != run[k] for k in keys)] + [run]
+            runs_file.write_text(json.dumps(runs, indent=1) + "\n")
+            figures += figures_of([run])
+            print(run, flush=True)
+    if runs_file.exists():
+        Console(width=150).print(table(json.loads(runs_file.read_text())))
+    if figures:
+        print_figures("driver scaling", figures)
+        write_summary(HERE, figures, keep_others=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,156 @@
+"""A Ray cluster on this machine: one `ray start` a node, ports of its own, and a token."""
+
+import json
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from contextlib import ExitStack
+from pathlib import Path
+
+RAY = str(Path(sys.executable).with_name("ray"))
+BASE_PORT = 23_000
+PORTS_PER_NODE = 200
+_OFFSETS = (
+    "node-manager-port",
+    "object-manager-port",
+    "dashboard-agent-listen-port",
+    "dashboard-agent-grpc-port",
+    "runtime-env-agent-port",
+    "metrics-export-port",
+)
+
+
+class RayNodes:
+    """Starts and kills nodes; all end with the block.
+
+    Args:
+        cache: the clip stores' folder, which every node sees.
+    """
+
+    def __init__(self, cache, base_port=None, **env):
+        self.token = secrets.token_hex(32)
+        self._base = base_port or free_base()
+        self._count = 0
+        self._stack = ExitStack()
+        self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vr")))
+        self.env = {
+            **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+            "RAY_AUTH_MODE": "token",
+            "RAY_AUTH_TOKEN": self.token,
+            "RAY_USAGE_STATS_ENABLED": "0",
+            "RAY_DISABLE_IMPORT_WARNING": "1",
+            "VPETL_CACHE": str(cache),
+            **env,
+        }
+        self.env.pop("PYTHONDONTWRITEBYTECODE", None)
+        self.url = f"http://127.0.0.1:{self._base + 1}"
+        self.address = f"127.0.0.1:{self._base}"
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        self._stack.close()
+
+    def head(self, num_cpus=0):
+        """Start the head and wait until its job server answers."""
+        node = self._start(
+            "--head", f"--port={self._base}", "--include-dashboard=true",
+            "--dashboard-host=127.0.0.1", f"--dashboard-port={self._base + 1}",
+            f"--temp-dir={self._folder / 'ray'}", f"--ray-client-server-port={self._base + 2}",
+            num_cpus=num_cpus,
+        )  # fmt: skip
+        self._wait(lambda: _answers(f"{self.url}/api/version"), node)
+        return node
+
+    def join(self, num_cpus=1):
+        """Start a worker node; it may take a moment until it is seen."""
+        # A folder of its own, as on a machine of its own: nodes that share one delete each other's
+        # copies of the working directory.
+        folder = self._folder / f"n{self._count + 1}"
+        return self._start(f"--address={self.address}", f"--temp-dir={folder}", num_cpus=num_cpus)
+
+    def wait_for(self, num_nodes, seconds=120):
+        """Wait until so many nodes are alive, the head among them."""
+        deadline = time.monotonic() + seconds
+        while (found := self._num_alive()) != num_nodes:
+            assert time.monotonic() < deadline, f"{found} nodes, not {num_nodes}"
+            time.sleep(0.3)
+
+    def _num_alive(self):
+        request = urllib.request.Request(
+            f"{self.url}/nodes?view=summary", headers={"Authorization": f"Bearer {self.token}"}
+        )
+        nodes = json.load(urllib.request.urlopen(request, timeout=10))["data"]["summary"]
+        return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
+
+    def kill(self, node):
+        """Take a node away, without a word."""
+        if node.poll() is None:
+            os.killpg(node.pid, signal.SIGKILL)
+            node.wait()
+
+    def submit(self, *words, cwd, env=None):
+        """Run the door that talks to the job server."""
+        return subprocess.Popen(
+            [sys.executable, "-m", "vpetl_ray.submit", *map(str, words)],
+            cwd=cwd,
+            env=self.env if env is None else env,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def _start(self, *words, num_cpus):
+        first = self._base + PORTS_PER_NODE * (self._count + 1)
+        self._count += 1
+        ports = [f"--{name}={first + i}" for i, name in enumerate(_OFFSETS)]
+        ports += [f"--min-worker-port={first + 20}", f"--max-worker-port={first + 199}"]
+        log = self._stack.enter_context((self._folder / f"node{self._count}.log").open("w"))
+        node = subprocess.Popen(
+            [
+                RAY, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}",
+                "--num-gpus=0", "--object-store-memory=100000000", "--disable-usage-stats",
+                *ports, *words,
+            ],
+            env=self.env,
+            stdout=log,
+            stderr=subprocess.STDOUT,
+            start_new_session=True,
+        )  # fmt: skip
+        self._stack.callback(self.kill, node)
+        return node
+
+    def _wait(self, is_ready, node, seconds=120):
+        deadline = time.monotonic() + seconds
+        while not is_ready():
+            logs = "\n".join(path.read_text()[-2000:] for path in self._folder.glob("*.log"))
+            assert node.poll() is None, logs
+            assert time.monotonic() < deadline, logs
+            time.sleep(0.2)
+
+
+def free_base():
+    """A range of ports in which nobody listens, as far as its first says."""
+    for base in range(BASE_PORT, 32_000, 2_000):
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", base)) != 0:
+                return base
+    raise AssertionError("no free ports")
+
+
+def _answers(url):
+    try:
+        urllib.request.urlopen(url, timeout=2)
+    except urllib.error.HTTPError as error:
+        return error.code in (401, 403)
+    except OSError:
+        return False
+    return True

@@ -1,0 +1,153 @@
+"""The proof: three `ray start` processes, nodes that join and are killed, fronts that are the same.
+
+Accuracies of this tiny task are what they are; that they are equal is what counts.
+"""
+
+import json
+import os
+import subprocess
+import sys
+import time
+
+import pandas as pd
+import pytest
+
+from tests.cluster.nodes import RayNodes
+from tests.doors.conftest import SPEC
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
+
+# Proposals that do not depend on which group was faster.
+RANDOM = ("--set", "search.sampler=random")
+
+
+@pytest.fixture
+def project(tmp_path, videos):
+    (tmp_path / "tiny.yaml").write_text(SPEC.replace("path: videos", f"path: {videos}"))
+    return tmp_path
+
+
+@pytest.fixture
+def nodes(cache):
+    with RayNodes(cache) as nodes:
+        nodes.head()
+        yield nodes
+
+
+def alone(project, cache, *words):
+    """The same search on this machine, as its folder."""
+    out = project / "alone"
+    done = subprocess.run(
+        [sys.executable, "-m", "vpetl_ray.search", "tiny.yaml", "--out", out, *words],
+        cwd=project,
+        env={**os.environ, "VPETL_CACHE": str(cache)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    return out
+
+
+def on_cluster(nodes, project, *words, out="out"):
+    """Start it as a job; gives the process that follows it."""
+    out = project / out
+    return out, nodes.submit("tiny.yaml", "--address", nodes.url, "--out", out, *words, cwd=project)
+
+
+def wait_for_line(process, *parts, seconds=240):
+    """Read on until a line has all these parts; everything that was read."""
+    text, deadline = [], time.monotonic() + seconds
+    for line in process.stdout:
+        text.append(line)
+        if all(part in line for part in parts):
+            return text
+        assert time.monotonic() < deadline, "".join(text)
+    raise AssertionError("".join(text))
+
+
+def ended(process):
+    text, _ = process.communicate(timeout=600)
+    assert process.returncode == 0, text
+    return text
+
+
+def trained(folder):
+    table = pd.read_parquet(folder / "trials.parquet")
+    table = table[table["state"] == "complete"].sort_values("id").set_index("id")
+    return table[["trainable_params", "top1"]]
+
+
+def front(folder):
+    members = json.loads((folder / "front.json").read_text())
+    members = members["front"] if isinstance(members, dict) else members
+    return [(m["id"], m["trainable_params"], m["top1"], m["test_top1"]) for m in members]
+
+
+def test_two_groups_on_two_nodes_find_the_front_of_one_machine(nodes, project, cache):
+    nodes.join()
+    nodes.join()
+    nodes.wait_for(3)
+    words = (*RANDOM, "--trials", "6", "--set", "resources.groups=2")
+    out, job = on_cluster(nodes, project, *words)
+    text = ended(job)
+    assert "starting 2 worker groups of 1 worker with 1 CPU each" in text
+    groups = pd.read_parquet(out / "trials.parquet")["group"].dropna()
+    assert set(groups) == {0, 1}  # one CPU a node: each on a node of its own
+    here = alone(project, cache, *words)
+    pd.testing.assert_frame_equal(trained(out), trained(here))
+    assert front(out) == front(here)
+    print("front on 2 nodes and on 1:", front(out))
+
+
+def test_two_ddp_workers_on_different_nodes_find_the_front_of_one_machine(nodes, project, cache):
+    nodes.join()
+    nodes.join()
+    nodes.wait_for(3)
+    words = ("--trials", "4", "--set", "resources.workers_per_group=2")
+    out, job = on_cluster(nodes, project, *words, "--set", "resources.placement=strict_spread")
+    text = ended(job)
+    assert "starting 1 worker group of 2 workers with 1 CPU each" in text
+    here = alone(project, cache, *words)
+    pd.testing.assert_frame_equal(trained(out), trained(here))
+    assert front(out) == front(here)
+    print("front with 2 workers on 2 nodes and on 1:", front(out))
+
+
+def test_a_node_that_joins_is_used_and_one_that_is_killed_costs_its_last_epoch(
+    nodes, project, cache
+):
+    first = nodes.join()
+    nodes.wait_for(2)
+    words = (*RANDOM, "--trials", "8", "--set", "training.epochs=60")
+    out, job = on_cluster(nodes, project, *words)
+    said = wait_for_line(job, "starting 1 worker group of 1 worker")
+    said += wait_for_line(job, "1 worker group is at work")
+    nodes.join()
+    joined = time.monotonic()
+    said += wait_for_line(job, "2 worker groups are at work")
+    joined = time.monotonic() - joined
+    time.sleep(8)  # both have begun a trial
+    nodes.kill(first)
+    killed = time.monotonic()
+    said += wait_for_line(job, "1 lost with a node, 1 worker group is at work")
+    lost = time.monotonic() - killed
+    text = "".join(said) + ended(job)
+    table = pd.read_parquet(out / "trials.parquet")
+    assert set(table["state"]) <= {"complete", "infeasible"}, text
+    here = alone(project, cache, *words, "--set", "resources.groups=1")
+    pd.testing.assert_frame_equal(trained(out), trained(here))
+    assert front(out) == front(here)
+    print(f"joined node at work after {joined:.1f} s, loss noticed after {lost:.1f} s")
+    print("8 trials complete, all as undisturbed; front:", front(out))
+
+
+def test_two_searches_share_a_cluster(nodes, project):
+    nodes.join(num_cpus=2)
+    nodes.wait_for(2)
+    words = (*RANDOM, "--trials", "3", "--set", "resources.groups=1")
+    jobs = [on_cluster(nodes, project, *words, out=name) for name in ("one", "two")]
+    for _, job in jobs:
+        ended(job)
+    one, two = (trained(out) for out, _ in jobs)
+    pd.testing.assert_frame_equal(one, two)

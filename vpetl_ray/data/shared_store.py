@@ -1,0 +1,195 @@
+"""Folders on object storage (S3 and what speaks like it, GCS, HDFS) or on a path, by pyarrow.
+
+What is read often is copied to each node once and read from its disk; what one node made, the
+others fetch. A folder counts once its list of files stands beside it, which is written last.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+
+import pyarrow as pa
+from pyarrow import fs
+
+from vpetl_ray.data.file_lock import file_lock
+from vpetl_ray.errors import DataError
+
+log = logging.getLogger(__name__)
+
+STORE_VARIABLE = "VPETL_STORE"
+"""Names the store behind the nodes' caches: `s3://bucket/path`, or a folder."""
+_WHOLE = ".whole.json"
+_CHUNK = 16 * 2**20
+_FAILURES = (OSError, pa.ArrowException)
+
+
+class SharedStore:
+    """Whole folders under one address.
+
+    Args:
+        url: `s3://bucket/path`, `gs://...`, or a path. Credentials come from where the provider's
+            own tools have them (`AWS_ACCESS_KEY_ID`, an instance's role); `AWS_ENDPOINT_URL` names
+            another server than Amazon's.
+        beat_seconds: how often who makes something says so.
+
+    Raises:
+        DataError: there is no such kind of storage.
+    """
+
+    def __init__(self, url: str, *, beat_seconds: float = 5.0) -> None:
+        self.url = url.rstrip("/")
+        self._beat = beat_seconds
+        try:
+            if "://" in url:
+                self._fs, self._root = fs.FileSystem.from_uri(self.url)
+            else:
+                self._fs, self._root = fs.LocalFileSystem(), str(Path(url).absolute())
+        except (ValueError, *_FAILURES) as error:
+            why = " ".join(str(error).split())
+            raise DataError(f"{STORE_VARIABLE}: {url} cannot be used: {why}") from error
+
+    def fetch(self, name: str, target: Path) -> bool:
+        """Copy a folder from the store to `target`, which is not there yet; False: it has none.
+
+        Raises:
+            DataError: the store cannot be read.
+        """
+        with self._explained():
+            listed = self._read(f"{name}/{_WHOLE}")
+            if listed is None:
+                return False
+            temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
+            try:
+                for relative, size in json.loads(listed).items():
+                    place = temporary / relative
+                    place.parent.mkdir(parents=True, exist_ok=True)
+                    self._copy_in(f"{name}/{relative}", place)
+                    if place.stat().st_size != size:
+                        raise DataError(f"{self.url}/{name}/{relative} is not whole")
+                shutil.rmtree(target, ignore_errors=True)
+                temporary.rename(target)
+            finally:
+                shutil.rmtree(temporary, ignore_errors=True)
+            return True
+
+    def push(self, name: str, source: Path) -> None:
+        """Copy a folder into the store; it counts when the last byte is there.
+
+        Raises:
+            DataError: the store cannot be written.
+        """
+        with self._explained():
+            files = {
+                path.relative_to(source).as_posix(): path.stat().st_size
+                for path in sorted(source.rglob("*"))
+                if path.is_file() and path.name != "lock"
+            }
+            for relative in files:
+                self.push_file(f"{name}/{relative}", source / relative)
+            self._write(f"{name}/{_WHOLE}", json.dumps(files).encode())
+
+    def push_file(self, name: str, source: Path) -> None:
+        """Copy one file into the store; who reads it sees the old one or the new one."""
+        if isinstance(self._fs, fs.LocalFileSystem):
+            self._fs.create_dir(str(Path(self._path(name)).parent), recursive=True)
+        with source.open("rb") as file, self._fs.open_output_stream(self._path(name)) as out:
+            while content := file.read(_CHUNK):
+                out.write(content)
+
+    @contextmanager
+    def claim(self, name: str) -> Iterator[bool]:
+        """Be the one who makes a folder; others wait until it is there, or its maker is gone.
+
+        Yields:
+            True to the one; False to those who waited, for whom it is there now.
+        """
+        mine = f"{time.time():017.6f}-{secrets.token_hex(4)}"
+        claims = f".claims/{name.replace('/', '_')}"
+        is_over = threading.Event()
+        with self._explained():
+            self._write(f"{claims}/{mine}", b"")
+        beat = threading.Thread(target=self._keep, args=(f"{claims}/{mine}", is_over), daemon=True)
+        beat.start()
+        try:
+            time.sleep(0.5)  # whoever was earlier by his clock has written his claim by now
+            while self._first(claims, mine) != mine and not self._has(name):
+                time.sleep(self._beat / 5)
+            yield not self._has(name)
+        finally:
+            is_over.set()
+            beat.join()
+            with suppress(*_FAILURES):
+                self._fs.delete_file(self._path(f"{claims}/{mine}"))
+
+    def _has(self, name: str) -> bool:
+        with self._explained():
+            return self._read(f"{name}/{_WHOLE}") is not None
+
+    def _first(self, claims: str, mine: str) -> str:
+        """Find the earliest claim whose owner still says so."""
+        with self._explained():
+            found = self._fs.get_file_info(
+                fs.FileSelector(self._path(claims), allow_not_found=True)
+            )
+        now = time.time()
+        alive = [
+            file.base_name
+            for file in found
+            if file.base_name == mine or now - file.mtime.timestamp() < 6 * self._beat
+        ]
+        return min(alive, default=mine)
+
+    def _keep(self, claim: str, is_over: threading.Event) -> None:
+        while not is_over.wait(self._beat):
+            with suppress(*_FAILURES):
+                self._write(claim, b"")
+
+    def _path(self, name: str) -> str:
+        return f"{self._root}/{name}"
+
+    def _read(self, name: str) -> bytes | None:
+        try:
+            with self._fs.open_input_stream(self._path(name)) as file:
+                return bytes(file.read())
+        except FileNotFoundError:
+            return None
+
+    def _write(self, name: str, content: bytes) -> None:
+        if isinstance(self._fs, fs.LocalFileSystem):
+            self._fs.create_dir(str(Path(self._path(name)).parent), recursive=True)
+        with self._fs.open_output_stream(self._path(name)) as file:
+            file.write(content)
+
+    def _copy_in(self, name: str, place: Path) -> None:
+        with self._fs.open_input_stream(self._path(name)) as file, place.open("wb") as out:
+            while content := file.read(_CHUNK):
+                out.write(content)
+
+    @contextmanager
+    def _explained(self) -> Iterator[None]:
+        try:
+            yield
+        except _FAILURES as error:
+            why = " ".join(str(error).split())[:300]
+            raise DataError(f"{self.url}: {why}") from error
+
+
+def shared_store() -> SharedStore | None:
+    """Open what `VPETL_STORE` names; None where it names nothing."""
+    url = os.environ.get(STORE_VARIABLE)
+    return SharedStore(url) if url else None
+
+
+def fetched_once(name: str, target: Path, store: SharedStore) -> bool:
+    """Fetch a folder to this node unless it is there; of several processes, one does."""
+    with file_lock(target.parent / f".{target.name}.lock"):
+        return target.exists() or store.fetch(name, target)
