@@ -187,9 +187,8 @@ class JobClient:
 
     def states(self) -> list[JobState]:
         """Say where every job is that this cluster knows, the oldest first."""
-        jobs = [job for job in self._client.list_jobs() if job.submission_id]
-        jobs.sort(key=lambda job: job.start_time or 0)
-        return [self.state(job.submission_id) for job in jobs]
+        jobs = sorted(self._client.list_jobs(), key=lambda job: job.start_time or 0)
+        return [self.state(job.submission_id) for job in jobs if job.submission_id]
 
     def stop(self, job_id: str) -> bool:
         """Tell a job to end; False if it had ended before."""
@@ -199,7 +198,7 @@ class JobClient:
     def _tail(self, job_id: str, skip: int) -> Iterator[str]:
         """Yield the log's pieces from its `skip`th character on, until the job or the line ends."""
         loop = asyncio.new_event_loop()
-        stream = self._client.tail_job_logs(job_id)
+        stream: Any = self._client.tail_job_logs(job_id)
         position = 0
         try:
             while True:

@@ -162,7 +162,8 @@ of it that several searches share a cluster."""
 
 def _has_waiting(dispatcher: ActorHandle[Any]) -> bool:
     """Say whether a trial waits for a group, so that the next one to be free finds work."""
-    _, num_queued = ray.get(dispatcher.load.remote())
+    load: Any = ray.get(dispatcher.load.remote())
+    _, num_queued = load
     return bool(num_queued)
 
 
