@@ -80,7 +80,7 @@ def search(num_groups: int, num_trials: int, sampler: str) -> dict[str, Any]:
             has_enough=lambda: handle.dispatcher.num_queued > 0,
             clock=lambda: now[0],
         )
-        scheduler = RungScheduler(halving, handle, searcher.costs_of)
+        scheduler = RungScheduler(halving, handle, searcher)
         tune = SimulatedTune(
             searcher,
             scheduler,
