@@ -12,7 +12,6 @@ from rich.console import Console
 from vpetl_ray.console import SearchDisplay
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.decode_words import skipped_sentence
-from vpetl_ray.errors import SearchError
 from vpetl_ray.job_steps import (
     SECONDS_FOR_TRACKING,
     connect,
@@ -208,11 +207,6 @@ class SearchJob:
         stack.callback(groups.close)
         if plan.grows:
             stack.callback(GroupWatch(groups, plan, dispatcher, self._display.note).stop)
-        if plan.wait_seconds and not groups.wait_until_ready(timeout=plan.wait_seconds):
-            raise SearchError(
-                f"no worker group was ready after {plan.wait_seconds / 60:g} minutes "
-                "(resources.wait_minutes)"
-            )
 
     def _counter(self, store: ClipStore) -> CostCounter:
         data = self._spec.data_config()

@@ -4,6 +4,7 @@ import pytest
 
 from vpetl_ray.errors import SearchError
 from vpetl_ray.tuning.cluster import plan_groups, ray_session
+from vpetl_ray.tuning.group_watch import num_new_groups
 
 LAPTOP = [{"CPU": 2.0}]
 
@@ -61,3 +62,62 @@ def test_a_cluster_that_is_not_there_is_one_sentence():
         ray_session("127.0.0.1:1"),
     ):
         pass
+
+
+def test_placement_decides_how_many_groups_fit():
+    nodes = [{"CPU": 3.0}, {"CPU": 1.0}]
+
+    def fitting(placement, workers):
+        return plan_groups(
+            nodes,
+            num_groups=None,
+            workers_per_group=workers,
+            cpus_per_worker=1,
+            gpus_per_worker=0,
+            placement=placement,
+        ).num_groups
+
+    assert fitting("pack", 2) == fitting("spread", 2) == 2
+    assert fitting("strict_pack", 2) == 1
+    assert fitting("strict_pack", 3) == 1
+    assert fitting("strict_spread", 2) == 1
+    with pytest.raises(SearchError, match="placement strict_spread"):
+        fitting("strict_spread", 3)
+
+
+def waiting(nodes, num_groups, wait_minutes=5.0):
+    return plan_groups(
+        nodes,
+        num_groups=num_groups,
+        workers_per_group=1,
+        cpus_per_worker=1,
+        gpus_per_worker=0,
+        grows=True,
+        wait_minutes=wait_minutes,
+    )
+
+
+def test_where_nodes_come_when_asked_groups_are_started_before_they_are_there():
+    assert waiting([], None).num_groups == 1
+    assert waiting([], 8).num_groups == 8
+    assert waiting([{"CPU": 2.0}], 8).sentence.endswith("(2 fit now, the others wait for nodes)")
+    assert waiting([{"CPU": 2.0}], None).num_groups == 2
+    assert waiting([], 8).wait_seconds == 300.0
+    with pytest.raises(SearchError, match="not one worker group"):
+        waiting([], 8, wait_minutes=0.0)
+
+
+@pytest.mark.parametrize(
+    ("fitting", "running", "at_work", "most", "expected"),
+    [
+        (2, 1, 1, None, 2),  # a node joined
+        (2, 3, 1, None, 0),  # it is for those that lost theirs
+        (0, 1, 1, None, 0),
+        (5, 2, 2, 4, 2),
+        (5, 4, 2, 4, 0),
+    ],
+    ids=["joined", "taken up again", "full", "limited", "at the limit"],
+)
+def test_groups_are_added_for_room_that_nobody_waits_for(fitting, running, at_work, most, expected):
+    found = num_new_groups(fitting, num_running=running, num_open=at_work, num_most=most)
+    assert found == expected

@@ -19,6 +19,7 @@ import time
 import ray
 from ray.util.placement_group import remove_placement_group
 
+from vpetl_ray.errors import SearchError
 from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.group_worker import GroupConfig
 from vpetl_ray.tuning.messages import DispatcherHandle
@@ -155,7 +156,7 @@ class WorkerGroups:
 
 
 def start_groups(setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandle) -> WorkerGroups:
-    """Start all groups of a plan side by side and return at once.
+    """Start all groups of a plan side by side; return at once, unless they wait for nodes.
 
     Args:
         setup: what every worker builds once.
@@ -164,5 +165,15 @@ def start_groups(setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandl
 
     Returns:
         The running groups. If all of them end before they are closed, every live trial fails.
+
+    Raises:
+        SearchError: they wait for nodes, and none came in time.
     """
-    return WorkerGroups(setup, plan, dispatcher)
+    groups = WorkerGroups(setup, plan, dispatcher)
+    if plan.wait_seconds and not groups.wait_until_ready(timeout=plan.wait_seconds):
+        groups.close()
+        raise SearchError(
+            f"no worker group was ready after {plan.wait_seconds / 60:g} minutes "
+            "(resources.wait_minutes)"
+        )
+    return groups
