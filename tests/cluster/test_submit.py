@@ -69,6 +69,7 @@ def test_a_search_is_submitted_followed_cut_off_and_attached_again(nodes, projec
             assert nodes.token.encode() not in path.read_bytes(), path
 
 
+@pytest.mark.slow
 def test_the_exit_code_and_the_reason_are_the_searchs_own(nodes, project):
     start = nodes.submit(
         "tiny.yaml", "--address", nodes.url, "--set", "data.path=/nowhere/videos", cwd=project
