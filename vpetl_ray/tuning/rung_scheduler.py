@@ -142,8 +142,10 @@ class RungScheduler(NotSaved, TrialScheduler):
 
     def _end_if_nothing_is_left(self, tune_controller: Any) -> None:
         """What is still paused when nothing runs and nothing comes is never taken up again."""
+        if not tune_controller.search_alg.is_finished():
+            return  # first: to look through all trials at each of Tune's steps adds up
         waiting = [trial for trial in self._trials.values() if trial.status == Trial.PAUSED]
-        if not waiting or not tune_controller.search_alg.is_finished():
+        if not waiting:
             return
         live = tune_controller.get_live_trials()
         if all(trial.status == Trial.PAUSED for trial in live):
