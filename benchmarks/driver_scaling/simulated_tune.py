@@ -128,6 +128,8 @@ class SimulatedTune:
         self._ties = 0
         self._driver_free = 0.0
         self._trials: dict[str, SimTrial] = {}
+        self._live: dict[SimTrial, None] = {}
+        """In the order in which they began, as Tune has them."""
         self._cost: dict[str, float] = {}
         self._undecided: deque[Group] = deque()
         self.figures = Figures()
@@ -135,7 +137,7 @@ class SimulatedTune:
     # ---- what the scheduler calls ---------------------------------------------------------------
 
     def get_live_trials(self) -> list[SimTrial]:
-        return [t for t in self._trials.values() if t.status in (Trial.RUNNING, Trial.PAUSED)]
+        return list(self._live)
 
     def pause_trial(self, trial: SimTrial, *, should_checkpoint: bool) -> None:
         trial.status = Trial.PAUSED
@@ -231,6 +233,7 @@ class SimulatedTune:
 
     def _end(self, trial: SimTrial) -> None:
         trial.status = Trial.TERMINATED
+        self._live.pop(trial, None)
         self.figures.driver_ms.append(1e3 * self._cost[trial.trial_id])
 
     def _propose(self, start: float) -> None:
@@ -248,6 +251,7 @@ class SimulatedTune:
                 return
             trial = SimTrial(trial_id, config)  # type: ignore[arg-type]
             self._trials[trial.config[TRIAL_ID]] = trial
+            self._live[trial] = None
             self._cost[trial_id] = spent
             if self._scheduler is not None:
                 self._scheduler.on_trial_add(self, trial)  # type: ignore[arg-type]
