@@ -110,13 +110,25 @@ def server(postgres, tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_server_answers_with_a_login_alone(server, monkeypatch):
+    url, log = server
+    with pytest.raises(urllib.error.HTTPError, match="401"):
+        urllib.request.urlopen(f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0")
+    monkeypatch.setenv("MLFLOW_TRACKING_USERNAME", "admin")
+    monkeypatch.setenv("MLFLOW_TRACKING_PASSWORD", SECRETS["MLFLOW_ADMIN_PASSWORD"])
+    client = MlflowClient(url)
+    experiment = client.create_experiment("kept")
+    assert client.get_experiment(experiment).name == "kept"
+    assert not any(secret in log.read_text() for secret in SECRETS.values())
+
+
+@pytest.mark.slow
 @pytest.mark.timeout(900)
 def test_four_searches_log_at_once_and_nothing_is_lost_or_doubled(
     server, videos, cache, tmp_path, monkeypatch
 ):
     url, log = server
-    with pytest.raises(urllib.error.HTTPError, match="401"):
-        urllib.request.urlopen(f"{url}/api/2.0/mlflow/experiments/get?experiment_id=0")
     login = {
         "MLFLOW_TRACKING_USERNAME": "admin",
         "MLFLOW_TRACKING_PASSWORD": SECRETS["MLFLOW_ADMIN_PASSWORD"],
@@ -185,7 +197,7 @@ def test_the_servers_secrets_are_in_one_file_for_its_owner_alone(tmp_path):
     login = tmp_path / "login.ini"
     assert login.stat().st_mode & 0o777 == 0o600
     assert environment["MLFLOW_BACKEND_STORE_URI"] == (
-        "postgresql://mlflow:for%2Fthis%25test%40only@127.0.0.1:5432/mlflow"
+        "postgresql+psycopg2://mlflow:for%2Fthis%25test%40only@127.0.0.1:5432/mlflow"
     )
     assert environment["MLFLOW_HOST"] == "127.0.0.1"
     assert "POSTGRES_PASSWORD" not in environment
