@@ -51,7 +51,9 @@ def server_environment(given: Mapping[str, str], folder: Path) -> dict[str, str]
         for name, default in (("POSTGRES_USER", "mlflow"), ("POSTGRES_PASSWORD", ""))
     )
     host, port = given.get("POSTGRES_HOST", "127.0.0.1"), given.get("POSTGRES_PORT", "5432")
-    uri = f"postgresql+psycopg2://{user}:{password}@{host}:{port}/{given.get('POSTGRES_DB', 'mlflow')}"
+    name = given.get("POSTGRES_DB", "mlflow")
+    # The driver by name: SQLAlchemy's default for PostgreSQL has changed.
+    uri = f"postgresql+psycopg2://{user}:{password}@{host}:{port}/{name}"
     login = folder / "login.ini"
     login.touch(mode=0o600)
     login.write_text(
