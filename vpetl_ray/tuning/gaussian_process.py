@@ -113,7 +113,7 @@ class GaussianProcess:
         mean_M = cross_MN @ self._weights_N
         half_NM = solve_triangular(self._factor[0], cross_MN.T, lower=True, check_finite=False)
         slopes_M = np.exp(self._logs[2]) * ((x_MD - _MIDDLE) ** 2).sum(axis=1)
-        variance_M = np.exp(self._logs[0]) + slopes_M - (half_NM**2).sum(axis=0)
+        variance_M = np.exp(self._logs[0]) + slopes_M - np.einsum("nm,nm->m", half_NM, half_NM)
         sd_M = np.sqrt(np.maximum(variance_M, 1e-10))
         return mean_M * self._unit + self._trend(x_MD), sd_M * self._unit
 
