@@ -105,7 +105,11 @@ def make_training_step(
     tuning._fill_cache()
     tuning._set_modes()
     batch = torch.arange(case.batch)
-    return lambda: tuning._step(batch, 1)
+
+    def read() -> Tensor:
+        return tuning._train.read(batch, epoch=1, train=True)
+
+    return lambda: tuning._step(batch, read, len(batch))
 
 
 def frozen_figures(

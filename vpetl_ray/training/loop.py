@@ -2,7 +2,7 @@
 
 import contextlib
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -23,6 +23,7 @@ from vpetl_ray.training.evaluation import Evaluation, evaluate, evaluate_inputs
 from vpetl_ray.training.features import EVALUATION_VIEW, FeatureCache, Inputs, autocast
 from vpetl_ray.training.network import check_compiler, wrap_network
 from vpetl_ray.training.optimizer import copy_to_cpu, make_optimizer
+from vpetl_ray.training.prefetch import read_ahead
 from vpetl_ray.training.profile import (
     BACKWARD,
     DATA,
@@ -230,14 +231,19 @@ class FineTuning:
     def _train_epoch(self, epoch: int) -> float:
         shuffle = seeded(self.seed, "order", epoch)
         order = torch.randperm(len(self._labels), generator=shuffle)
-        batches = torch.split(order, self._batch_size)
+        batches = torch.split(order, self._batch_size)[: self._steps]
+        mine = [batch.tensor_split(self.world_size)[self.rank] for batch in batches]
+
+        def read(indices: Tensor) -> Tensor:
+            return self._train.read(indices, epoch=epoch, train=True)
+
         losses = torch.zeros(self._steps, device=self._device)
         self._set_modes()
         with self._seeded_depth(epoch):
-            for step in range(self._steps):
+            for step, rows in enumerate(read_ahead(read, mine, self._device)):
                 self._set_learning_rate((epoch - 1) * self._steps + step)
                 with nullcontext() if self._profile is None else self._profile.step():
-                    losses[step] = self._step(batches[step], epoch)
+                    losses[step] = self._step(mine[step], rows, len(batches[step]))
                 if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self._steps:
                     self._check_finite(losses, epoch, step)
         return float(losses.mean())
@@ -248,10 +254,10 @@ class FineTuning:
         for site, block in self.model.block_modules():
             block.train(site.stage > self.attached.first_depth)
 
-    def _step(self, batch: Tensor, epoch: int) -> Tensor:
-        indices = batch.tensor_split(self.world_size)[self.rank]
+    def _step(self, indices: Tensor, read: Callable[[], Tensor], num_clips: int) -> Tensor:
+        """Train on a share of a step's `num_clips`, whose rows `read` gives."""
         with self._phase(DATA):
-            rows = self._train.read(indices, epoch=epoch, train=True)
+            rows = read()
             labels = self._labels[indices.to(self._device)]
         with self._phase(FORWARD):
             x = self._train.enter(rows)
@@ -264,7 +270,7 @@ class FineTuning:
                 label_smoothing=self.recipe.label_smoothing,
             )
             # DDP averages over the workers, whose shares of the batch may differ by a clip.
-            loss = loss * (self.world_size / len(batch))
+            loss = loss * (self.world_size / num_clips)
         with self._phase(BACKWARD):
             self._optimizer.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
