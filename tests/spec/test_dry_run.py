@@ -60,6 +60,18 @@ def test_dry_run_without_the_number_of_classes(write):
     assert plan_dry_run(spec, num_classes=4, nodes=[{"CPU": 1}]).summary.smallest == 516
 
 
+def test_dry_run_suggests_that_small_trials_share_a_gpu(write):
+    nodes = [{"CPU": 8, "GPU": 1}]
+    text = plan_dry_run(load_spec(write()), nodes=nodes).text()
+    assert "resources.gpus_per_worker=0.125 would let 8 trials share one" in text
+    shared = load_spec(write(), ["resources.gpus_per_worker=0.25"])
+    text = plan_dry_run(shared, nodes=nodes).text()
+    assert "4 worker groups of 1 worker with 1 CPU and 0.25 GPU each" in text
+    assert "share one" not in text
+    with pytest.raises(SpecError, match="a share of a GPU is for groups of one worker"):
+        load_spec(write(), ["resources.gpus_per_worker=0.5", "resources.workers_per_group=2"])
+
+
 def test_dry_run_where_no_group_fits(write):
     spec = load_spec(write(), ["resources.workers_per_group=4"])
     with pytest.raises(SearchError, match="not one worker group"):

@@ -7,6 +7,8 @@ equal segments. A video shorter than that is looped: after its last frame comes 
 pytorchvideo decodes. Where it finds nothing in a file (it gives up on some containers' time
 stamps, and swallows the decoder's own message), PyAV reads the file directly, and the reason it
 gives is the reason that is reported. PyAV also reads frames too large to be held all at once.
+torchcodec 0.17 was tried beside it and left out: its wheel brings no FFmpeg, as PyAV's does, and
+does not load where the system has none.
 Frames are turned upright where the file says that the camera was not.
 """
 

@@ -72,6 +72,7 @@ def check_together(found: Findings) -> None:
     """Add what is wrong with values that fit each one for itself."""
     _check_data(found)
     _check_training(found)
+    _check_resources(found)
     _check_search(found)
     if not found.have(_ARCH):
         return
@@ -131,6 +132,17 @@ def _check_training(found: Findings) -> None:
         if longest >= fewest and longest > 0:
             found.fail(warmup)
             found.add(warmup, f"must be below training.epochs ({fewest:g}), got {longest:g}")
+
+
+def _check_resources(found: Findings) -> None:
+    resources = found.section("resources")
+    gpus, workers = resources.get("gpus_per_worker"), resources.get("workers_per_group")
+    if isinstance(gpus, float) and 0 < gpus < 1 and isinstance(workers, int) and workers > 1:
+        found.add(
+            ("resources", "gpus_per_worker"),
+            "a share of a GPU is for groups of one worker (the workers of a group need a GPU "
+            f"each); got {show(gpus)} with workers_per_group {workers}",
+        )
 
 
 def _check_search(found: Findings) -> None:

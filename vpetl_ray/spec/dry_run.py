@@ -9,7 +9,8 @@ from dataclasses import dataclass
 import torch
 
 from vpetl_ray.data.config import DEFAULT_VIEWS
-from vpetl_ray.petl.flops import share_below
+from vpetl_ray.petl.config import PetlConfig
+from vpetl_ray.petl.flops import count_forward_flops, share_below
 from vpetl_ray.spec.search_spec import SearchSpec, spaced
 from vpetl_ray.tuning.cluster import GroupPlan, plan_groups
 from vpetl_ray.tuning.space_size import SpaceSummary
@@ -40,6 +41,8 @@ class DryRun:
     """How many trials would go on at each rung; None where every one is trained to its end."""
     frozen: str
     """What frozen layers compute once."""
+    sharing: str | None = None
+    """Whether several trials would do well to share a GPU, in a sentence."""
 
     def text(self) -> str:
         """Write the facts below the spec, one a line."""
@@ -53,6 +56,7 @@ class DryRun:
             *([("early stopping", self.early_stopping)] if self.early_stopping else []),
             ("frozen layers", self.frozen),
             ("workers", self.groups.sentence),
+            *([("small trials", self.sharing)] if self.sharing else []),
         ]
 
     def _list_facts(self) -> list[tuple[str, str]]:
@@ -100,6 +104,15 @@ def plan_dry_run(
     start = spec.start_plan(num_classes)
     resources, halving = spec.resources, spec.halving()
     num_trials = spec.num_trials(num_classes)
+    groups = plan_groups(
+        nodes or [this_machine()],
+        num_groups=None if resources.groups == "auto" else resources.groups,
+        workers_per_group=resources.workers_per_group,
+        cpus_per_worker=resources.cpus_per_worker,
+        gpus_per_worker=(
+            None if resources.gpus_per_worker == "auto" else resources.gpus_per_worker
+        ),
+    )
     return DryRun(
         spec_yaml=spec.to_yaml(),
         summary=space.summary(spec.given_budget),
@@ -110,15 +123,8 @@ def plan_dry_run(
         start_counts={t.name: space.count(space.build(t.values)) for t in start.trials},
         early_stopping=halving.sentence(num_trials, spec.fewest_epochs) if halving else None,
         frozen=frozen_sentence(spec),
-        groups=plan_groups(
-            nodes or [this_machine()],
-            num_groups=None if resources.groups == "auto" else resources.groups,
-            workers_per_group=resources.workers_per_group,
-            cpus_per_worker=resources.cpus_per_worker,
-            gpus_per_worker=(
-                None if resources.gpus_per_worker == "auto" else resources.gpus_per_worker
-            ),
-        ),
+        groups=groups,
+        sharing=sharing_sentence(spec, groups),
     )
 
 
@@ -139,6 +145,29 @@ def frozen_sentence(spec: SearchSpec) -> str:
     if not spec.resources.features_gb:
         return f"{what} stage; kept in memory by each worker"
     return f"{what} stage; kept on disk, up to {spec.resources.features_gb:g} GB"
+
+
+SMALL_STEP_FLOPS = ((0.1e12, 8), (0.3e12, 4), (1e12, 2))
+"""Up to so many FLOPs a step, so many trials share a GPU well. A step launches one to two thousand
+kernels, 10 ms of work for the host; a fast GPU does 1 TFLOP in less. Arithmetic, not measured."""
+
+
+def sharing_sentence(spec: SearchSpec, groups: GroupPlan) -> str | None:
+    """Say that a step is too small for a GPU of its own, where it is."""
+    if groups.gpus_per_worker != 1 or groups.workers_per_group > 1:
+        return None
+    data = spec.data_config()
+    size = data.view_spec().size
+    clip = (data.clip_spec().frames, size, size)
+    batch = max(int(member) for member in spec.training.batch_size.members())  # type: ignore[arg-type]
+    flops = 3 * batch * count_forward_flops(PetlConfig(), spec.arch, 2, clip)
+    shares = next((number for limit, number in SMALL_STEP_FLOPS if flops <= limit), 1)
+    if shares == 1:
+        return None
+    return (
+        f"a step of {batch} clips is about {flops / 1e9:.2g} GFLOP, too little for a GPU: "
+        f"resources.gpus_per_worker={1 / shares:g} would let {shares} trials share one"
+    )
 
 
 def this_machine() -> dict[str, float]:

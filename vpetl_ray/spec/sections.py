@@ -295,8 +295,10 @@ class ResourcesSection(Section):
     cpus_per_worker: Annotated[int, Given(Whole(low=1, high=1024))] = Field(
         default=1, description="CPU cores, and threads, of a worker."
     )
-    gpus_per_worker: Annotated[Auto | int, Given(Whole(low=0, high=1, words=("auto",)))] = Field(
-        default="auto", description="GPUs of a worker; auto: 1 where the cluster has any."
+    gpus_per_worker: Annotated[Auto | float, Given(Number(low=0, high=1, words=("auto",)))] = Field(
+        default="auto",
+        description="GPUs of a worker; auto: 1 where the cluster has any. A share, like 0.25, lets "
+        "as many groups of one worker train on one GPU; they must fit into its memory together.",
     )
     placement: Annotated[Placement, Given(Word(options=PLACEMENTS))] = Field(
         default="pack",
