@@ -16,6 +16,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+import psutil
 
 from benchmarks.report import Figure, print_figures, write_summary
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
@@ -31,8 +32,11 @@ WINDOW = 100
 """Trials about the one in question, of which the median is taken."""
 
 
-def measure(sampler: str, num_trials: int, folder: Path) -> list[float]:
-    """Return the seconds that each trial cost, from its proposal to its last word."""
+def measure(sampler: str, num_trials: int, folder: Path) -> tuple[list[float], list[float]]:
+    """Return the seconds that each trial cost, from its proposal to its last word.
+
+    And the megabytes that the process held after it.
+    """
     spec = load_spec(SPEC)
     study = BudgetedStudy(
         folder / f"{sampler}.db",
@@ -49,7 +53,9 @@ def measure(sampler: str, num_trials: int, folder: Path) -> list[float]:
     )
     open_trials: dict[str, tuple[Proposal, list[EpochRow]]] = {}
     spent: list[float] = []
+    held: list[float] = []
     rng = random.Random(0)
+    process = psutil.Process()
     for _ in range(num_trials):
         start = time.perf_counter()
         proposal = study.ask()
@@ -60,7 +66,8 @@ def measure(sampler: str, num_trials: int, folder: Path) -> list[float]:
         if promoted is not None:
             _train(promoted, open_trials, study, halving, rng)
         spent.append(time.perf_counter() - start)
-    return spent
+        held.append(process.memory_info().rss / 1e6)
+    return spent, held
 
 
 def _train(
@@ -103,7 +110,8 @@ def main() -> None:
     figures = []
     with tempfile.TemporaryDirectory() as folder:
         for number, sampler in enumerate(options.samplers):
-            spent_ms = np.array(measure(sampler, options.trials, Path(folder))) * 1e3
+            spent, held = measure(sampler, options.trials, Path(folder))
+            spent_ms = np.array(spent) * 1e3
             median, early, late = (
                 float(np.median(part)) for part in (spent_ms, spent_ms[:WINDOW], spent_ms[-WINDOW:])
             )
@@ -127,6 +135,12 @@ def main() -> None:
                     value=late / early,
                     unit="x",
                     floor=10.0 if has_floor else None,
+                    better="lower",
+                ),
+                Figure(
+                    figure=f"{sampler}: memory, after the last trial less after {WINDOW}",
+                    value=held[-1] - held[WINDOW - 1],
+                    unit="MB",
                     better="lower",
                 ),
             ]
