@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.report import Figure
-from benchmarks.step.measure import Step, interleaved_seconds
+from benchmarks.step.measure import Step, count_flops, interleaved_seconds
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.build import build_model
 from vpetl_ray.petl.attach import attach
@@ -51,7 +51,8 @@ class FrozenCase:
 
 FROZEN_CASES: Final = (
     FrozenCase(name="nano", arch="swin3d_nano", size=(8, 32, 32), batch=32, adapter=16),
-    FrozenCase(name="swin_t", arch="swin3d_t", size=(8, 112, 112), batch=8, adapter=64),
+    FrozenCase(name="swin_t", arch="swin3d_t", size=(8, 96, 96), batch=8, adapter=64),
+    FrozenCase(name="swin_t_112", arch="swin3d_t", size=(8, 112, 112), batch=8, adapter=64),
 )
 
 
@@ -75,7 +76,7 @@ class RandomClips:
 
 
 def measure_frozen(case: FrozenCase, folder: Path, seconds: float) -> dict[str, dict[str, float]]:
-    """Clips/s by config, `without` features and `with` them."""
+    """Clips/s by config, `without` features and `with` them, and how many times the `flops`."""
     clips = RandomClips(2 * case.batch, case.size)
     found = {}
     for name, config in case.configs().items():
@@ -88,6 +89,7 @@ def measure_frozen(case: FrozenCase, folder: Path, seconds: float) -> dict[str, 
             steps, torch.device("cpu"), rounds=200, warmup=2, budget=seconds
         )
         found[name] = {key: case.batch / median for key, median in taken.items()}
+        found[name]["flops"] = count_flops(steps["without"]) / count_flops(steps["with"])
     return found
 
 
@@ -126,6 +128,11 @@ def frozen_figures(
                 value=row["with"] / row["without"] if row else None,
                 unit="x",
                 floor=floor,
+            ),
+            Figure(
+                figure=f"{case.name}: {name}, FLOPs of a step without features over with",
+                value=row["flops"] if row else None,
+                unit="x",
             ),
             *(
                 Figure(
