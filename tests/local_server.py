@@ -9,10 +9,13 @@ import time
 import urllib.error
 import urllib.request
 from contextlib import contextmanager, suppress
+from pathlib import Path
 
 import pytest
 
 SECONDS_TO_START = 180
+PATH = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+"""With this environment's own commands: MLflow starts `uvicorn` by its name."""
 
 
 def free_port():
@@ -35,7 +38,7 @@ def mlflow(*words, folder, ping="health", port=None, **env):
             stdout=log,
             stderr=log,
             cwd=folder,
-            env={**os.environ, **env},
+            env={**os.environ, "PATH": PATH, **env},
             start_new_session=True,
         )
     try:

@@ -42,6 +42,8 @@ class RayNodes:
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vr")))
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
+            # A job's `python` is that of the cluster's own environment.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN": self.token,
             "RAY_USAGE_STATS_ENABLED": "0",
