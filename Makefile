@@ -1,7 +1,7 @@
 # The three commands of every day, the same here and in CI, and what is run less often.
 BIN := .venv/bin/
 
-.PHONY: check fix test slow
+.PHONY: check fix test slow faults
 
 check:  ## lint, format, spelling, types, direction of imports, size of files
 	$(BIN)ruff check .
@@ -21,3 +21,6 @@ test:  ## what CI runs
 
 slow:  ## the tests that take longer
 	$(BIN)python -m pytest -m slow
+
+faults:  ## every fault, as often as it counts, and the table of what came of it
+	$(BIN)python -m pytest tests/faults -m "not gpu" --timeout=1800 --durations=0 -W ignore
