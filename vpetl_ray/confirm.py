@@ -11,8 +11,9 @@ from rich.console import Console
 from vpetl_ray.confirm_source import ConfirmPlan, plan_confirmation
 from vpetl_ray.door_options import MAX_SEED, Address
 from vpetl_ray.errors import SearchError, VpetlError
-from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED, fail
+from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, end_interrupted, fail
 from vpetl_ray.results.records import TrialState
+from vpetl_ray.stop_signals import sigterm_unwinds
 
 
 def confirm(
@@ -55,7 +56,8 @@ def confirm(
     """Train the front's members again with several seeds, and test each: what is left of it?
 
     What is done is in DIR/confirmed.json; run it again to go on, or with more seeds or trials.
-    Exit codes: 0 all is done; 1 a run failed; 2 the input is wrong; 130 interrupted.
+    Exit codes: 0 all is done; 1 a run failed; 2 the input is wrong; 130 interrupted
+    by Ctrl-C, 143 by SIGTERM.
     """
     console = Console()
     try:
@@ -77,7 +79,7 @@ def confirm(
     except VpetlError as error:
         fail(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
-        fail("interrupted; what was finished is kept, run it again to go on", EXIT_INTERRUPTED)
+        end_interrupted("; what was finished is kept, run it again to go on")
 
 
 def _confirm(console: Console, plan: ConfirmPlan, *, address: str | None) -> None:
@@ -100,10 +102,7 @@ def _confirm(console: Console, plan: ConfirmPlan, *, address: str | None) -> Non
     failed = [record for record in ended if record.state is not TrialState.COMPLETE]
     if not result.is_whole:
         done = sum(record.test_top1 is not None for record in ended)
-        fail(
-            f"interrupted after {done} of {len(plan.runs)} runs; run it again to go on",
-            EXIT_INTERRUPTED,
-        )
+        end_interrupted(f" after {done} of {len(plan.runs)} runs; run it again to go on")
     if failed:
         raise SearchError(f"{len(failed)} of {len(plan.runs)} runs failed: {failed[0].reason}")
 
@@ -112,7 +111,8 @@ def main() -> None:
     """Run the command; also installed as `vpetl-confirm`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(confirm)
-    app()
+    with sigterm_unwinds():
+        app()
 
 
 if __name__ == "__main__":

@@ -3,20 +3,32 @@
 from __future__ import annotations
 
 from pathlib import Path
+from signal import SIGTERM
 from typing import NoReturn
 
 import typer
 from rich.console import Console
 
 from vpetl_ray.results.tracking import TrackingReport
+from vpetl_ray.stop_signals import ended_by, exit_code
 
-EXIT_DONE, EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
 
 
 def fail(message: str, code: int) -> NoReturn:
     """End with a sentence for the user."""
     typer.echo(message, err=True)
     raise typer.Exit(code)
+
+
+def end_interrupted(rest: str) -> NoReturn:
+    """End after Ctrl-C (130) or SIGTERM (143), with one line that says how to go on.
+
+    Args:
+        rest: what follows "interrupted" in that line.
+    """
+    by = " by SIGTERM" if ended_by() is SIGTERM else ""
+    fail(f"interrupted{by}{rest}", exit_code())
 
 
 def say_where(console: Console, directory: Path, tracking: TrackingReport) -> None:

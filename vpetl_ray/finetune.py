@@ -13,7 +13,7 @@ from vpetl_ray.errors import SearchError, SpecError, VpetlError
 from vpetl_ray.exits import (
     EXIT_FAILED,
     EXIT_INPUT,
-    EXIT_INTERRUPTED,
+    end_interrupted,
     fail,
     say_what_mlflow_lacks,
     say_where,
@@ -22,6 +22,7 @@ from vpetl_ray.finetune_source import Chosen, Request, choose
 from vpetl_ray.profile_table import say_profile
 from vpetl_ray.results.records import TrialState
 from vpetl_ray.results_folder import check_new_folder
+from vpetl_ray.stop_signals import sigterm_unwinds
 
 
 def finetune(
@@ -75,7 +76,7 @@ def finetune(
     """Train one config at full length, once for each seed, and test it in several views.
 
     Exit codes: 0 every seed was trained and tested; 1 one failed; 2 the input is wrong and nothing
-    was created; 130 interrupted. Seeds that were finished are kept.
+    was created; 130 interrupted by Ctrl-C, 143 by SIGTERM. Seeds that were finished are kept.
     """
     console = Console()
     try:
@@ -100,7 +101,7 @@ def finetune(
     except VpetlError as error:
         fail(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
-        fail("interrupted; nothing was trained", EXIT_INTERRUPTED)
+        end_interrupted("; nothing was trained")
 
 
 def _finetune(
@@ -131,10 +132,7 @@ def _finetune(
     failed = [record for record in result.records if record.state is not TrialState.COMPLETE]
     if not result.is_whole:
         done = len(result.records) - len(failed)
-        fail(
-            f"interrupted after {done} of {len(seeds)} seeds; what was finished is in {directory}",
-            EXIT_INTERRUPTED,
-        )
+        end_interrupted(f" after {done} of {len(seeds)} seeds; what was finished is in {directory}")
     if failed:
         raise SearchError(f"{len(failed)} of {len(seeds)} seeds failed: {failed[0].reason}")
 
@@ -150,7 +148,8 @@ def main() -> None:
     """Run the command; also installed as `vpetl-finetune`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(finetune)
-    app()
+    with sigterm_unwinds():
+        app()
 
 
 if __name__ == "__main__":

@@ -15,10 +15,10 @@ from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.finetune_display import FinetuneDisplay
 from vpetl_ray.finetune_source import Chosen
 from vpetl_ray.job_steps import (
-    SECONDS_FOR_TRACKING,
     connect,
     list_videos,
     prepare_clips,
+    seconds_for_tracking,
     setup_groups,
     tracking_store,
 )
@@ -135,8 +135,11 @@ class FinetuneJob:
                 status = "KILLED"
             elif all(record.state is TrialState.COMPLETE for record in files.records):
                 status = "FINISHED"
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
         finally:
-            tracking = tracker.finish(status, timeout=SECONDS_FOR_TRACKING)
+            tracking = tracker.finish(status, timeout=seconds_for_tracking(status))
         return FinetuneResult(
             records=tuple(files.records), is_whole=is_whole, facts=facts, tracking=tracking
         )

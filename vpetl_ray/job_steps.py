@@ -14,6 +14,7 @@ from vpetl_ray.data.demo import DEMO_CHECKPOINT
 from vpetl_ray.data.prepare_store import prepare_store
 from vpetl_ray.decode_words import DecodeWords, before_sentence, skipped_sentence
 from vpetl_ray.errors import SearchError, SpecError
+from vpetl_ray.results.tracking import RunStatus
 from vpetl_ray.results.tracking_uri import store_in
 from vpetl_ray.spec.search_spec import SearchSpec
 from vpetl_ray.stage_display import StageDisplay
@@ -27,6 +28,8 @@ FEATURE_FOLDER = "features"
 """Beside the clip stores, in the cache folder."""
 SECONDS_FOR_TRACKING = 120.0
 """How long the end waits for MLflow to take what is still queued."""
+SECONDS_FOR_TRACKING_KILLED = 10.0
+"""The same where a signal ends it: who sends SIGTERM gives half a minute, often."""
 
 
 def list_videos(data: DataConfig, display: StageDisplay) -> DataSet:
@@ -162,6 +165,11 @@ def connect(
         )
     except SearchError as error:
         raise SpecError(str(error)) from error  # nothing was created yet
+
+
+def seconds_for_tracking(status: RunStatus) -> float:
+    """How long to wait for MLflow at the end of a run."""
+    return SECONDS_FOR_TRACKING_KILLED if status == "KILLED" else SECONDS_FOR_TRACKING
 
 
 def tracking_store(spec: SearchSpec, directory: Path) -> tuple[str, str | None]:

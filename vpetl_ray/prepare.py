@@ -28,8 +28,9 @@ from vpetl_ray.data.store_files import BuildProgress
 from vpetl_ray.decode_words import before_sentence
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.spec.load import load_spec
+from vpetl_ray.stop_signals import exit_code, sigterm_unwinds
 
-EXIT_INPUT, EXIT_INTERRUPTED = 2, 130
+EXIT_INPUT = 2
 _MAX_SHOWN = 20
 
 
@@ -55,7 +56,8 @@ def prepare(
 
     A search does this by itself where it was not done before. A store that is there already is
     checked and kept. One that was broken off goes on from what was decoded. Exit codes: 0 the store
-    is ready; 2 the spec or the videos are wrong; 130 interrupted, the same command goes on.
+    is ready; 2 the spec or the videos are wrong; 130 interrupted by Ctrl-C, 143 by SIGTERM, the
+    same command goes on.
     """
     console = Console()
     logging.basicConfig(level=logging.INFO, format="%(message)s")
@@ -77,7 +79,7 @@ def prepare(
         raise typer.Exit(EXIT_INPUT) from None
     except KeyboardInterrupt:
         Console(stderr=True).print(watch.last_words, markup=False, highlight=False)
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+        raise typer.Exit(exit_code()) from None
     _report(console, prepared)
 
 
@@ -194,7 +196,8 @@ def _report(console: Console, prepared: PreparedStore) -> None:
 
 def main() -> None:
     """Run the command line."""
-    typer.run(prepare)
+    with sigterm_unwinds():
+        typer.run(prepare)
 
 
 if __name__ == "__main__":

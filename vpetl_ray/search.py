@@ -21,7 +21,7 @@ from vpetl_ray.errors import SearchError, SpecError, VpetlError
 from vpetl_ray.exits import (
     EXIT_FAILED,
     EXIT_INPUT,
-    EXIT_INTERRUPTED,
+    end_interrupted,
     fail,
     say_what_mlflow_lacks,
     say_where,
@@ -31,6 +31,7 @@ from vpetl_ray.profile_table import say_profile
 from vpetl_ray.results_folder import check_folder, default_runs, results_url
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
+from vpetl_ray.stop_signals import sigterm_unwinds
 
 if TYPE_CHECKING:
     from vpetl_ray.data.mirror import Mirror
@@ -66,7 +67,8 @@ def search(
     """Search for the Pareto front of accuracy against trainable parameters.
 
     Exit codes: 0 a front was found; 1 the search failed and can be resumed; 2 the spec or the
-    input is wrong and nothing was created; 130 interrupted and can be resumed.
+    input is wrong and nothing was created; 130 interrupted by Ctrl-C, 143 by
+    SIGTERM, and can be resumed.
     """
     given = [*(overrides or []), *([f"search.trials={trials}"] if trials is not None else [])]
     given += [] if tracking_uri is None else [f"tracking.uri={tracking_uri}"]
@@ -93,7 +95,7 @@ def search(
     except VpetlError as error:
         fail(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
-        fail(f"interrupted; {go_on}", EXIT_INTERRUPTED)
+        end_interrupted(f"; {go_on}")
 
 
 def _mirror(place: str | None, *, resume: bool) -> Mirror | None:
@@ -155,7 +157,7 @@ def _search(
         say_profile(console, directory, decode_seconds=job.decode_seconds)
     say_what_mlflow_lacks(console, result.tracking, what="trials", file="trials.parquet")
     if result.end is TrialsEnd.INTERRUPTED:
-        fail(f"interrupted after {result.num_trained} trials; {go_on}", EXIT_INTERRUPTED)
+        end_interrupted(f" after {result.num_trained} trials; {go_on}")
     if result.end is TrialsEnd.EXHAUSTED:
         console.print(
             f"The space has no more configs within the budget: {result.num_trained} were trained."
@@ -197,7 +199,8 @@ def main() -> None:
     """Run the command; also installed as `vpetl-search`."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(search)
-    app()
+    with sigterm_unwinds():
+        app()
 
 
 if __name__ == "__main__":

@@ -13,11 +13,11 @@ from vpetl_ray.console import SearchDisplay
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.decode_words import skipped_sentence
 from vpetl_ray.job_steps import (
-    SECONDS_FOR_TRACKING,
     connect,
     data_facts,
     list_videos,
     prepare_clips,
+    seconds_for_tracking,
     setup_groups,
     tracking_store,
 )
@@ -183,9 +183,12 @@ class SearchJob:
                     num_concurrent=plan.num_groups,
                     on_record=files.on_record,
                 )
+        except KeyboardInterrupt:
+            status = "KILLED"
+            raise
         finally:
             files.close()
-            tracking = tracker.finish(status, timeout=SECONDS_FOR_TRACKING)
+            tracking = tracker.finish(status, timeout=seconds_for_tracking(status))
         files.discard_dominated()
         failures = [r.reason for r in study.records if r.state is TrialState.FAILED]
         front = front_of(study.records)

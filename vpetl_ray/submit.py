@@ -13,8 +13,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from vpetl_ray.errors import SearchError, SpecError, VpetlError
-from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, EXIT_INTERRUPTED, fail
+from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, fail
 from vpetl_ray.spec.load import load_spec
+from vpetl_ray.stop_signals import exit_code
 
 if TYPE_CHECKING:
     from vpetl_ray.tuning.job_client import JobClient, JobState
@@ -158,7 +159,7 @@ def _follow(client: JobClient, job: str) -> None:
     except KeyboardInterrupt:
         fail(
             f"\nthe job goes on; follow it again: {_again('attach', job, client.address)}",
-            EXIT_INTERRUPTED,
+            exit_code(),
         )
     typer.echo(_line(state), err=True)
     raise typer.Exit(state.exit_code or 0)

@@ -5,9 +5,17 @@ happened and not what should have. What only the whole matrix runs is marked `fa
 fault more often, or one that takes long.
 """
 
+import contextlib
+import os
+import signal
+
 import pytest
 
+from tests.doors.conftest import cache, videos
 from tests.faults.matrix import FaultMatrix, FaultRow
+from tests.faults.searches import SPEC, SearchProcess
+
+__all__ = ["cache", "videos"]
 
 _MATRIX = FaultMatrix()
 
@@ -27,3 +35,28 @@ def pytest_terminal_summary(terminalreporter):
     if len(_MATRIX):
         width = max(80, terminalreporter._tw.fullwidth)
         terminalreporter.write(f"\n{_MATRIX.render(width)}")
+
+
+@pytest.fixture
+def project(tmp_path, videos):
+    """A folder with `faulty.yaml` in it."""
+    (tmp_path / "faulty.yaml").write_text(SPEC.replace("path: videos", f"path: {videos}"))
+    return tmp_path
+
+
+@pytest.fixture
+def start(project, cache):
+    """Start a search there; whatever is left of it at the end of the test is killed."""
+    started = []
+
+    def search(*words, **env):
+        process = SearchProcess("faulty.yaml", *words, cwd=project, cache=cache, **env)
+        started.append(process)
+        return process
+
+    yield search
+    for process in started:
+        for pid in process.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        process.process.wait(10)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import logging
 import math
 import os
+import signal
 import socket
+import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -178,14 +180,32 @@ def _knock(address: str) -> None:
 def _start(settings: Mapping[str, Any]) -> None:
     """Start or join; a private cluster is tried twice: a busy machine may miss the deadline."""
     start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, **settings)
+    with _keeping_sigterm():
+        try:
+            start()
+        except Exception:
+            if settings["address"] != "local":
+                raise
+            logger.debug("Ray did not start, once more", exc_info=True)
+            ray.shutdown()
+            start()
+
+
+@contextmanager
+def _keeping_sigterm() -> Iterator[None]:
+    """Give SIGTERM back to who had it: Ray takes it for an exit with code 1 and without a word."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    handler = signal.getsignal(signal.SIGTERM)
     try:
-        start()
-    except Exception:
-        if settings["address"] != "local":
-            raise
-        logger.debug("Ray did not start, once more", exc_info=True)
-        ray.shutdown()
-        start()
+        yield
+    except SystemExit:  # SIGTERM came meanwhile, and Ray has ended its processes
+        if callable(handler):
+            handler(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, handler)
 
 
 def _num_workers_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:

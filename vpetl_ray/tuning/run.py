@@ -29,6 +29,7 @@ from ray.tune.schedulers import TrialScheduler
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.front import front_of
 from vpetl_ray.results.records import TrialRecord, TrialState
+from vpetl_ray.stop_signals import note_signal
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
 from vpetl_ray.tuning.halving import Halving
 from vpetl_ray.tuning.messages import Outcome, OutcomeState, make_task
@@ -53,7 +54,7 @@ class TrialsEnd(Enum):
 
 
 class Interruption:
-    """Turns the first Ctrl-C into an orderly end; the second is an ordinary KeyboardInterrupt."""
+    """Turns the first Ctrl-C or SIGTERM into an orderly end; the second raises KeyboardInterrupt."""
 
     def __init__(self, on_interrupt: Callable[[], None]) -> None:
         self._on_interrupt = on_interrupt
@@ -73,6 +74,7 @@ class Interruption:
                 signal.signal(number, handler)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        note_signal(number)
         if self.happened.is_set():
             raise KeyboardInterrupt
         self.happened.set()

@@ -1,0 +1,82 @@
+"""Ctrl-C and SIGTERM: state saved, one line that says how to go on, no process left behind."""
+
+import signal
+import time
+
+import pytest
+
+from tests.faults.searches import finished, trials_of
+
+pytestmark = pytest.mark.timeout(400)
+
+LONG = ("--trials", 40, "--set", "training.epochs=400")
+GO_ON = "go on with: python -m vpetl_ray.search faulty.yaml --out out"
+
+
+def last_line(search):
+    return search.said.strip().splitlines()[-1]
+
+
+def check_end(search, code, line):
+    """How long it took to end as it should, from now on."""
+    begin = time.monotonic()
+    assert search.wait(60) == code, search.said
+    search.wait_until_gone(20)
+    seconds = time.monotonic() - begin
+    assert line in last_line(search), search.said
+    assert GO_ON in last_line(search)
+    assert last_line(search).endswith("--resume")
+    assert "Traceback" not in search.said
+    return seconds
+
+
+def begun(start, *words):
+    search = start("--out", "out", *words)
+    search.wait_for(r"t0000 complete")
+    return search
+
+
+def test_sigterm_in_a_trial_ends_with_143_and_says_how_to_go_on(start, project, record_fault):
+    search = begun(start, *LONG)
+    time.sleep(1)  # into the next trial
+    search.strike(signal.SIGTERM)
+    seconds = check_end(search, 143, "interrupted by SIGTERM after 1 trials;")
+    table = trials_of(project / "out")
+    record_fault("SIGTERM", lost=int("t0000" not in set(table.id)), seconds=[seconds])
+    assert finished(project / "out") == ["t0000"]
+
+
+@pytest.mark.faults
+def test_ctrl_c_in_a_trial_ends_with_130(start, project, record_fault):
+    search = begun(start, *LONG)
+    search.press()
+    seconds = check_end(search, 130, "interrupted after 1 trials;")
+    lost = int("t0000" not in finished(project / "out"))
+    record_fault("Ctrl-C once", lost=lost, seconds=[seconds])
+    assert not lost
+
+
+@pytest.mark.faults
+def test_ctrl_c_twice_ends_at_once(start, project, record_fault):
+    search = begun(start, *LONG)
+    search.press()
+    time.sleep(0.3)
+    search.press()
+    seconds = check_end(search, 130, "interrupted")
+    again = start("--out", "out", "--trials", 2, "--set", "training.epochs=400", "--resume")
+    assert again.wait() == 0, again.said
+    lost = int("t0000" not in finished(project / "out"))
+    record_fault("Ctrl-C twice", lost=lost, seconds=[seconds])
+    assert not lost
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM], ids=["ctrl_c", "sigterm"])
+@pytest.mark.parametrize("stage", ["preparing the clips", "starting Ray", "worker group"])
+def test_a_signal_before_the_first_trial(start, record_fault, stage, number):
+    search = start("--out", "out", *LONG)
+    search.wait_for(stage)
+    time.sleep(0.5)
+    search.press(number) if number == signal.SIGINT else search.strike(number)
+    seconds = check_end(search, 128 + number, "interrupted")
+    record_fault("Ctrl-C or SIGTERM before the first trial", seconds=[seconds])
