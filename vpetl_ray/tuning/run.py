@@ -54,7 +54,7 @@ class TrialsEnd(Enum):
 
 
 class Interruption:
-    """Turns the first Ctrl-C or SIGTERM into an orderly end; the second raises KeyboardInterrupt."""
+    """An orderly end at the first Ctrl-C or SIGTERM; the second raises KeyboardInterrupt."""
 
     def __init__(self, on_interrupt: Callable[[], None]) -> None:
         self._on_interrupt = on_interrupt
