@@ -99,7 +99,7 @@ class ConfirmJob:
         self._display.stage("starting Ray")
         groups = connect(stack, spec, self._address, at_most=len(plan.runs))
         self._display.stage(f"starting {groups.sentence}")
-        dispatcher = start_dispatcher()
+        dispatcher = start_dispatcher(stuck_seconds=groups.stuck_seconds)
         stack.callback(start_groups(setup, groups, dispatcher).close)
         num_test = len(store.split("test", data.view_spec()))
         files = ConfirmFiles(plan, replace(plan.known, num_test_clips=num_test))

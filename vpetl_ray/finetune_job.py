@@ -111,7 +111,7 @@ class FinetuneJob:
     ) -> FinetuneResult:
         """Everything from here on is kept, however it ends."""
         self._display.stage(f"starting {plan.sentence}")
-        dispatcher = start_dispatcher()
+        dispatcher = start_dispatcher(stuck_seconds=plan.stuck_seconds)
         stack.callback(start_groups(setup, plan, dispatcher).close)
         recipe, is_probe = self._chosen.config.recipe, self._chosen.config.is_probe
         self._display.begin(

@@ -162,6 +162,7 @@ def connect(
             backend=wanted.backend,
             grows=(address or os.environ.get("RAY_ADDRESS") or "local") != "local",
             wait_minutes=wanted.wait_minutes,
+            stuck_seconds=60.0 * wanted.stuck_minutes,
         )
     except SearchError as error:
         raise SpecError(str(error)) from error  # nothing was created yet

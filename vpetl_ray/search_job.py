@@ -137,7 +137,7 @@ class SearchJob:
         """Everything from here on is kept, however it ends."""
         num_classes = len(store.classes)
         self._display.stage(f"starting {plan.sentence}")
-        dispatcher = start_dispatcher()
+        dispatcher = start_dispatcher(stuck_seconds=plan.stuck_seconds)
         self._start_groups(stack, setup, plan, dispatcher)
         observers: list[SearchObserver] = [self._display]
         counter = self._counter(store)

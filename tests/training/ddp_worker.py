@@ -42,12 +42,15 @@ class Case(NamedTuple):
     num_clips: int
     has_cache: bool = False
     has_views: bool = False
+    num_parts: int = 1
+    """Of a step, where two workers share it."""
 
 
 def cases() -> Iterator[Case]:
     toy = toy_model()
     yield Case("bapat", toy, BAPAT, 3, 50, has_views=True)
     yield Case("cached", toy, LAST_STAGE, 3, 50, has_cache=True, has_views=True)
+    yield Case("parts", toy, BAPAT, 3, 50, num_parts=4)
     yield Case("probe", toy, PetlConfig(), 5, 50, has_views=True)
     models = {family: family_model(family) for family, _ in EVERY_METHOD}
     for family, name in EVERY_METHOD:
@@ -72,7 +75,10 @@ def train(case: Case, workers: dict[str, int]) -> dict[str, Any]:
     attached = attach(case.model, case.config, seed=0)
     cache = FeatureCache() if case.has_cache else None
     recipe = replace(RECIPE_OF_ALL, epochs=case.epochs, probe_epochs=case.epochs)
-    tuning = FineTuning(case.model, attached, clips, val, recipe, seed=0, features=cache, **workers)
+    parts = case.num_parts if workers["world_size"] > 1 else 1
+    tuning = FineTuning(
+        case.model, attached, clips, val, recipe, seed=0, features=cache, num_parts=parts, **workers
+    )
     epochs = [tuning.run_epoch() for _ in range(tuning.num_epochs)]
     final = evaluate(case.model, val, keep_predictions=True, **workers)
     views = FakeViews(23, seed=2) if case.has_views else None

@@ -36,7 +36,13 @@ def reports(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Any]:
     return {f"{w}-{r}": torch.load(folder / f"{w}-{r}.pt") for r, w in ranks}
 
 
-CASES = ["bapat", "cached", "probe", *(f"{name}-{family}" for family, name in EVERY_METHOD)]
+CASES = [
+    "bapat",
+    "cached",
+    "parts",
+    "probe",
+    *(f"{name}-{family}" for family, name in EVERY_METHOD),
+]
 
 
 @pytest.mark.parametrize("config", CASES)

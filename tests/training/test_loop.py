@@ -185,3 +185,41 @@ def test_fewer_clips_than_a_batch_are_one_batch(model: Backbone, val: FakeClips)
     few = FakeClips(5, seed=1)
     result = FineTuning(model, attached, few, val, RECIPE, seed=0).run_epoch()
     assert result.samples == 5
+
+
+@pytest.mark.parametrize("num_parts", [2, 3, 99])
+def test_a_step_in_parts_is_the_same_step_in_less_memory(model, num_parts):
+    recipe = replace(RECIPE, optimizer="sgd", learning_rate=0.05, grad_clip=1.0)
+    most = 0
+
+    def look(module, inputs):
+        nonlocal most
+        most = max(most, len(inputs[0]))
+
+    whole, weights = run(model, recipe=recipe)
+    with model.head.register_forward_pre_hook(look):
+        parted, parted_weights = run(model, recipe=recipe, num_parts=num_parts)
+    assert most == max(-(-8 // num_parts), -(-16 // num_parts))
+    for one, other in zip(whole, parted, strict=True):
+        assert other.top1 == one.top1
+        assert other.train_loss == pytest.approx(one.train_loss, rel=1e-4)
+    for name, weight in weights.items():
+        assert (parted_weights[name] - weight).abs().max() < 1e-5, name
+
+
+def test_a_validation_loss_that_is_no_number_ends_the_trial(model):
+    attached = attach(model, BAPAT, seed=0)
+    clips = FakeClips(8, seed=1)
+    recipe = replace(RECIPE, epochs=2, optimizer="sgd", learning_rate=1e30, schedule="constant")
+    tuning = FineTuning(model, attached, clips, clips, recipe, seed=0)
+    # One step: its loss is that of the start, and what it leads to is seen by validation first.
+    with pytest.raises(TrainingDiverged, match="validation loss is nan after epoch 1"):
+        tuning.run_epoch()
+    attached.detach()
+    assert tuning.epoch == 0
+
+
+def test_every_batch_is_a_sign_of_life(model):
+    beats = []
+    run(model, on_batch=lambda: beats.append(1))
+    assert len(beats) == 3 * (6 + 2)  # epochs of so many steps, and of so many batches of val

@@ -66,3 +66,11 @@ def test_nothing_is_believed_to_come_out_above_100_percent():
 def test_it_is_less_sure_the_less_it_has_seen():
     few, many = beliefs_with([(40.0, 60.0)]), beliefs_with([(40.0 + i, 60.0 + i) for i in range(9)])
     assert few.predict(waiting(few, 40.0)).sd > many.predict(waiting(many, 40.0)).sd > NOISE_SD
+
+
+def test_a_trial_that_failed_is_not_expected_to_come_to_anything():
+    beliefs = beliefs_with([(30.0, 60.0)])
+    belief = waiting(beliefs, 40.0)
+    assert beliefs.predict(belief) is not None
+    beliefs.saw(belief.number, {1: 40.0}, seconds=0.5, state=TrialState.FAILED)
+    assert beliefs.predict(belief) is None

@@ -2,7 +2,12 @@
 
 import pytest
 
-from vpetl_ray.tuning.dispatcher import MAX_LOST_GROUPS, STRAGGLER_SECONDS, Dispatcher
+from vpetl_ray.tuning.dispatcher import (
+    MAX_LOST_GROUPS,
+    RETRY_PARTS,
+    STRAGGLER_SECONDS,
+    Dispatcher,
+)
 from vpetl_ray.tuning.messages import (
     Assignment,
     EpochReport,
@@ -290,6 +295,58 @@ def test_a_rank_that_raises_because_its_peer_died_costs_an_attempt_not_the_trial
     board.remove_group(0)
     board.open_group(0, 2)
     assert assigned(board, incarnation=2).lease.trial_id == "t0"
+
+
+def test_a_trial_out_of_memory_goes_on_in_parts_from_its_last_epoch_and_then_fails(board):
+    board.submit(make_task("t0", {}, until_epoch=9))
+    board.submit(make_task("t1", {}))
+    board.open_group(0, 1)
+    lease = assigned(board).lease
+    run_epoch(board, lease, 1)
+    board.failed(lease, 0, "MemoryError", out_of_memory=True)
+    again = assigned(board, sequence=1)
+    assert (again.lease.trial_id, again.task.num_parts) == ("t0", RETRY_PARTS)
+    assert (again.task.start_state, again.task.until_epoch) == (b"1", 9)
+    assert board.stats().lost_groups == 0
+    board.failed(again.lease, 0, "MemoryError", out_of_memory=True)
+    *_, outcome = read_all(board, "t0")
+    assert outcome.state is OutcomeState.FAILED
+    assert outcome.reason == "out of memory, with a step in 4 parts, too: MemoryError"
+    assert assigned(board, sequence=2).task.num_parts == 1
+
+
+def test_a_cancelled_trial_out_of_memory_is_not_tried_again(board):
+    board.submit(make_task("t0", {}))
+    board.open_group(0, 1)
+    lease = assigned(board).lease
+    board.cancel("t0")
+    board.failed(lease, 0, "MemoryError", out_of_memory=True)
+    assert board.next_result("t0").state is OutcomeState.FAILED
+
+
+def test_a_rank_out_of_memory_whose_peer_waits_costs_the_group_and_one_retry(board, clock):
+    lease = pair_at_work(board)
+    for incarnation in (1, 2):
+        board.failed(lease, 1, "CUDA out of memory", is_clean=False, out_of_memory=True)
+        clock.now += STRAGGLER_SECONDS + 1
+        assert board.next_task(0, incarnation, 1, 1) is Signal.RESTART
+        board.open_group(0, 2)
+        answer = assigned(board, incarnation=incarnation + 1)
+        lease = answer.lease
+    assert lease.trial_id == "t1"
+    assert "in 4 parts, too: CUDA out of memory" in board.next_result("t0").reason
+
+
+def test_why_a_group_was_lost_is_part_of_the_reason(board):
+    board.submit(make_task("t0", {}))
+    for incarnation in (1, 2, 3):
+        board.open_group(0, 1)
+        assigned(board, incarnation=incarnation)
+        board.remove_group(0, cause="no batch was finished for 600 seconds")
+    assert board.next_result("t0").reason == (
+        "its worker group was lost 3 times, the last time in epoch 1 "
+        "(no batch was finished for 600 seconds)"
+    )
 
 
 @pytest.mark.parametrize("is_clean", [True, False], ids=["clean", "unclean"])

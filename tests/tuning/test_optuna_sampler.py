@@ -1,5 +1,7 @@
 """What Optuna's samplers are told of trials that wait at a rung, and how it is corrected."""
 
+from dataclasses import replace
+
 import pytest
 
 from tests.tuning.test_budgeted_study import open_study, small_space
@@ -99,3 +101,18 @@ def test_a_reopened_study_teaches_its_sampler_what_it_knew(tmp_path):
     assert again.beliefs[waiting.number].curve == {1: 35.0}
     assert again.beliefs[lost.number].curve == {}
     assert [again.ask().number for _ in range(2)] == [waiting.number, lost.number]
+
+
+def test_a_trial_that_failed_after_its_first_rung_counts_for_nothing():
+    study, sampler = study_with("extrapolated")
+    for early in (30.0, 32.0):
+        proposal = study.ask()
+        study.tell(complete(proposal, early, early + 20.0))
+    failed = study.ask()
+    study.observe(failed.number, rows(45.0))
+    assert values_of(sampler, failed) is not None
+    record = replace(complete(failed, 45.0), state=TrialState.FAILED, reason="it diverged")
+    study.tell(record)
+    states = [trial.state.name for trial in sampler._study.get_trials(deepcopy=False)]
+    assert states[sampler._numbers[failed.number]] == "FAIL"
+    assert study.ask() is not None

@@ -26,6 +26,7 @@ from vpetl_ray.tuning.halving import PROMOTE, VARIANTS, Promote, Variant
 from vpetl_ray.tuning.optuna_sampler import TOLD, Told
 from vpetl_ray.tuning.placement import BACKENDS, PLACEMENTS, Backend, Placement
 from vpetl_ray.tuning.samplers import SAMPLERS
+from vpetl_ray.tuning.signs_of_life import STUCK_SECONDS
 from vpetl_ray.tuning.start import START_CONFIGS
 
 DEMO_WEIGHTS = "demo"
@@ -313,7 +314,11 @@ class ResourcesSection(Section):
         description="On a cluster that brings nodes when they are asked for: how long to wait for "
         "the first. 0: what is there now must do.",
     )
-
+    stuck_minutes: Annotated[float, Given(Number(above=0, high=100_000))] = Field(
+        default=STUCK_SECONDS / 60.0,
+        description="A worker that finishes no batch for so long counts as hung: its group is "
+        "restarted, and the trial goes on from its last epoch.",
+    )
     features_gb: Annotated[float, Given(Number(low=0, high=1_000_000))] = Field(
         default=DEFAULT_DISK_BYTES / 1e9,
         description="Disk space in the cache folder for what frozen layers make of the clips; what "

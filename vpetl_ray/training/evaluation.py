@@ -12,7 +12,7 @@ from vpetl_ray.errors import DataError
 from vpetl_ray.models.preprocess import clips_to_input
 from vpetl_ray.petl.method import Backbone
 from vpetl_ray.training.clips import ClipSource, MultiViewSource
-from vpetl_ray.training.features import Inputs, autocast
+from vpetl_ray.training.features import Inputs, autocast, nobody_asks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,11 +103,13 @@ def evaluate_views(
     rank: int = 0,
     world_size: int = 1,
     keep_predictions: bool = False,
+    on_batch: Callable[[], None] = nobody_asks,
 ) -> Evaluation:
     """Evaluate every clip by the mean of its views' class probabilities, as final figures are.
 
     The loss is the cross-entropy of that mean. A step runs one view of `batch_size` clips, so it
-    takes no more memory than `evaluate`; the arguments are those of `evaluate`.
+    takes no more memory than `evaluate`; the arguments are those of `evaluate`, and `on_batch` is
+    called with every view of every batch.
 
     Raises:
         DataError: there are no clips.
@@ -118,6 +120,7 @@ def evaluate_views(
     def log_probabilities_of(indices: Tensor) -> Tensor:
         total: Tensor | None = None
         for number in range(source.num_views):
+            on_batch()
             clips_u8 = source.batch_view(indices, number)
             logits_BK = model(clips_to_input(clips_u8.to(device, non_blocking=True)))
             probabilities_BK = logits_BK.float().softmax(1)

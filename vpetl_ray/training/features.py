@@ -5,7 +5,7 @@ depth), so its output for a fixed view is the same in every epoch of every trial
 """
 
 from collections import OrderedDict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, Final
 
@@ -27,6 +27,10 @@ _FORMAT: Final = 1
 """To be raised when the same facts come to give other features."""
 
 
+def nobody_asks() -> None:
+    """Take no notice: what `on_batch` is where nobody watches over the training."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Inputs:
     """Reads batches of one source as they enter stage `depth` + 1, or leave its frozen lead."""
@@ -40,6 +44,8 @@ class Inputs:
     """How much of stage `depth` + 1 is frozen, too."""
     features: Tensor | None = None
     """(N, ...) what `FeatureCache.get` gave; None reads clips and runs the frozen prefix."""
+    on_batch: Callable[[], None] = nobody_asks
+    """Called with every batch that enters: a sign of life."""
 
     def batch(self, indices: Sequence[int] | Tensor, *, epoch: int, train: bool) -> Tensor:
         """(B, ...) what enters stage depth + 1, on the device, without gradient.
@@ -57,6 +63,7 @@ class Inputs:
 
     def enter(self, rows: Tensor) -> Tensor:
         """Run the frozen part, where `read` gave clips."""
+        self.on_batch()
         if self.features is not None:
             return rows
         video = clips_to_input(rows)

@@ -1,8 +1,9 @@
 """Fine-tune what is attached to a frozen model, an epoch at a time."""
 
 import contextlib
+import math
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, replace
 from typing import Any
@@ -11,6 +12,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
+from torch.nn.parallel import DistributedDataParallel
 
 from vpetl_ray.errors import DataError, VpetlError
 from vpetl_ray.models.backbone import NO_LEAD
@@ -20,7 +22,13 @@ from vpetl_ray.petl.seeding import seeded
 from vpetl_ray.training.clips import ClipSource
 from vpetl_ray.training.cut import find_lead
 from vpetl_ray.training.evaluation import Evaluation, evaluate, evaluate_inputs
-from vpetl_ray.training.features import EVALUATION_VIEW, FeatureCache, Inputs, autocast
+from vpetl_ray.training.features import (
+    EVALUATION_VIEW,
+    FeatureCache,
+    Inputs,
+    autocast,
+    nobody_asks,
+)
 from vpetl_ray.training.network import check_compiler, wrap_network
 from vpetl_ray.training.optimizer import copy_to_cpu, make_optimizer
 from vpetl_ray.training.prefetch import read_ahead
@@ -85,6 +93,10 @@ class FineTuning:
         world_size: worker processes; above 1 the process group must exist, and all must take part.
         features: keeps what the frozen part computes, over epochs and trials.
         profile: told of every phase.
+        num_parts: each step's clips go through one after another in so many parts, which takes less
+            memory and gives the same step, to the rounding (but for stochastic depth, which draws
+            for each part).
+        on_batch: called with every batch, in training and evaluation.
 
     Raises:
         DataError: there is nothing to train on, or a label that the classifier has not.
@@ -107,6 +119,8 @@ class FineTuning:
         world_size: int = 1,
         features: FeatureCache | None = None,
         profile: TrialProfile | None = None,
+        num_parts: int = 1,
+        on_batch: Callable[[], None] = nobody_asks,
     ) -> None:
         _check_clips(model, train, val)
         self.model = model.to(device) if device else model
@@ -122,6 +136,9 @@ class FineTuning:
         self.epoch = 0
         self._batch_size = min(recipe.batch_size, len(train))
         self._steps = len(train) // self._batch_size
+        self._num_parts = num_parts
+        self._eval_batch_size = -(-recipe.eval_batch_size // num_parts)
+        self._on_batch = on_batch
         if self._batch_size < world_size:
             raise VpetlError(
                 f"training.batch_size: {self._batch_size} clips a step cannot be shared "
@@ -164,9 +181,14 @@ class FineTuning:
         with self._phase(EVALUATION):
             evaluation = evaluate_inputs(
                 self._val,
-                batch_size=self.recipe.eval_batch_size,
+                batch_size=self._eval_batch_size,
                 rank=self.rank,
                 world_size=self.world_size,
+            )
+        if not math.isfinite(evaluation.loss):
+            raise TrainingDiverged(
+                f"training diverged: the validation loss is {evaluation.loss} after epoch "
+                f"{self.epoch + 1}; try a smaller learning rate than {self._learning_rate:g}"
             )
         self.epoch += 1
         return EpochResult(
@@ -200,6 +222,7 @@ class FineTuning:
             lead=self._lead,
             device=self._device,
             precision=self.recipe.precision,
+            on_batch=self._on_batch,
         )
 
     def _fill_cache(self) -> None:
@@ -224,15 +247,16 @@ class FineTuning:
 
     def _with_features(self, inputs: Inputs, view: int) -> Inputs:
         assert self._cache is not None
-        size = self.recipe.eval_batch_size
         bare = replace(inputs, features=None)
-        return replace(bare, features=self._cache.get(bare, view=view, batch_size=size))
+        kept = self._cache.get(bare, view=view, batch_size=self._eval_batch_size)
+        return replace(bare, features=kept)
 
     def _train_epoch(self, epoch: int) -> float:
         shuffle = seeded(self.seed, "order", epoch)
         order = torch.randperm(len(self._labels), generator=shuffle)
         batches = torch.split(order, self._batch_size)[: self._steps]
         mine = [batch.tensor_split(self.world_size)[self.rank] for batch in batches]
+        parts = [share.tensor_split(min(self._num_parts, len(share))) for share in mine]
 
         def read(indices: Tensor) -> Tensor:
             return self._train.read(indices, epoch=epoch, train=True)
@@ -240,10 +264,11 @@ class FineTuning:
         losses = torch.zeros(self._steps, device=self._device)
         self._set_modes()
         with self._seeded_depth(epoch):
-            for step, rows in enumerate(read_ahead(read, mine, self._device)):
+            reads = read_ahead(read, [part for share in parts for part in share], self._device)
+            for step, share in enumerate(parts):
                 self._set_learning_rate((epoch - 1) * self._steps + step)
                 with nullcontext() if self._profile is None else self._profile.step():
-                    losses[step] = self._step(mine[step], rows, len(batches[step]))
+                    losses[step] = self._step(share, reads, len(batches[step]))
                 if (step + 1) % _CHECK_EVERY == 0 or step + 1 == self._steps:
                     self._check_finite(losses, epoch, step)
         return float(losses.mean())
@@ -254,31 +279,50 @@ class FineTuning:
         for site, block in self.model.block_modules():
             block.train(site.stage > self.attached.first_depth)
 
-    def _step(self, indices: Tensor, read: Callable[[], Tensor], num_clips: int) -> Tensor:
-        """Train on a share of a step's `num_clips`, whose rows `read` gives."""
-        with self._phase(DATA):
-            rows = read()
-            labels = self._labels[indices.to(self._device)]
-        with self._phase(FORWARD):
-            x = self._train.enter(rows)
-            with autocast(self._device, self.recipe.precision):
-                logits_BK = self._network(x)
-            loss = cross_entropy(
-                logits_BK.float(),
-                labels,
-                reduction="sum",
-                label_smoothing=self.recipe.label_smoothing,
-            )
-            # DDP averages over the workers, whose shares of the batch may differ by a clip.
-            loss = loss * (self.world_size / num_clips)
-        with self._phase(BACKWARD):
-            self._optimizer.zero_grad(set_to_none=True)
-            loss.backward()  # type: ignore[no-untyped-call]
+    def _step(
+        self, parts: Sequence[Tensor], reads: Iterator[Callable[[], Tensor]], num_clips: int
+    ) -> Tensor:
+        """Train on a share of a step's `num_clips`, part by part; `reads` gives their rows."""
+        self._optimizer.zero_grad(set_to_none=True)
+        losses = [
+            self._add_gradient(part, read, num_clips, is_last=number == len(parts))
+            for number, (part, read) in enumerate(zip(parts, reads, strict=False), start=1)
+        ]
         with self._phase(OPTIMISER):
             if self.recipe.grad_clip is not None:
                 nn.utils.clip_grad_norm_(self.attached.trainable.values(), self.recipe.grad_clip)
             self._optimizer.step()
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def _add_gradient(
+        self, indices: Tensor, read: Callable[[], Tensor], num_clips: int, *, is_last: bool
+    ) -> Tensor:
+        """Run some of a step's clips forward and backward; give their part of its loss."""
+        with self._phase(DATA):
+            rows = read()
+            labels = self._labels[indices.to(self._device)]
+        with nullcontext() if is_last else self._without_sync():
+            with self._phase(FORWARD):
+                x = self._train.enter(rows)
+                with autocast(self._device, self.recipe.precision):
+                    logits_BK = self._network(x)
+                loss = cross_entropy(
+                    logits_BK.float(),
+                    labels,
+                    reduction="sum",
+                    label_smoothing=self.recipe.label_smoothing,
+                )
+                # DDP averages over the workers, whose shares of the batch may differ by a clip.
+                loss = loss * (self.world_size / num_clips)
+            with self._phase(BACKWARD):
+                loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
+
+    def _without_sync(self) -> contextlib.AbstractContextManager[None]:
+        """Keep the gradients to this worker: they are averaged with those of the last part."""
+        if isinstance(self._network, DistributedDataParallel):
+            return self._network.no_sync()
+        return nullcontext()
 
     def _set_learning_rate(self, step: int) -> None:
         factor = learning_rate_factor(

@@ -113,12 +113,12 @@ class Beliefs:
         return belief
 
     def predict(self, belief: Belief) -> Prediction | None:
-        """Predict the final accuracy of a trial; None before its first epoch.
+        """Predict the final accuracy of a trial; None before its first epoch, or if it failed.
 
         Raises:
             KeyError: not a trial of this search.
         """
-        if not belief.curve:
+        if not belief.curve or belief.state is TrialState.FAILED:
             return None
         # Fits are kept until a tenth more is known: 2 000 trials are not gone through 2 000 times.
         if self._num_final > self._fitted_on * 1.1:

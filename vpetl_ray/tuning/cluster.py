@@ -19,6 +19,7 @@ from ray._private.state import available_resources_per_node
 
 from vpetl_ray.errors import SearchError
 from vpetl_ray.tuning.placement import Backend, Placement
+from vpetl_ray.tuning.signs_of_life import STUCK_SECONDS
 
 CONNECT_SECONDS = 10.0
 """How long a cluster's address may take to answer at all."""
@@ -46,6 +47,8 @@ class GroupPlan:
     """How many there may ever be; None: as many as the cluster has room for."""
     wait_seconds: float = 0.0
     """How long the first group may wait for nodes to join."""
+    stuck_seconds: float = STUCK_SECONDS
+    """How long a worker may be silent before its group is restarted."""
 
     def num_fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """Say how many groups of this size fit into what is free."""
@@ -65,6 +68,7 @@ def plan_groups(
     backend: Backend = "auto",
     grows: bool = False,
     wait_minutes: float = 0.0,
+    stuck_seconds: float = STUCK_SECONDS,
 ) -> GroupPlan:
     """Plan the groups that fit now.
 
@@ -80,6 +84,7 @@ def plan_groups(
         grows: whether nodes may join, so that groups are added later.
         wait_minutes: where nodes may join, how long the first group may wait for them; groups that
             do not fit yet are started all the same, which is what an autoscaler answers to.
+        stuck_seconds: how long a worker may be silent before its group is restarted.
 
     Raises:
         SearchError: not even one group fits.
@@ -117,6 +122,7 @@ def plan_groups(
         grows=grows,
         num_most=most,
         wait_seconds=60.0 * wait_minutes if waits else 0.0,
+        stuck_seconds=stuck_seconds,
     )
 
 

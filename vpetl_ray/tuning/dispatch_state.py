@@ -36,6 +36,7 @@ class Slot:
     reason: str = ""
     raised_at: float = 0.0
     needs_restart: bool = False
+    out_of_memory: bool = False
 
 
 @dataclass

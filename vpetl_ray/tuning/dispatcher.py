@@ -35,6 +35,9 @@ from vpetl_ray.tuning.messages import (
 MAX_LOST_GROUPS = 3
 """A trial that takes down its worker group this often is failed: it is likely the cause."""
 
+RETRY_PARTS = 4
+"""A trial that ran out of memory is tried once more, a step's clips in so many parts."""
+
 STRAGGLER_SECONDS = 20.0
 """After a trial raised on one rank: how long the other ranks may take to drop it as well, before
 the group is restarted. They could be waiting inside a collective that nobody joins."""
@@ -213,12 +216,13 @@ class Dispatcher:
         )
         return incarnation
 
-    def remove_group(self, group: int, incarnation: int | None = None) -> None:
+    def remove_group(self, group: int, incarnation: int | None = None, *, cause: str = "") -> None:
         """Note that a group's processes are gone: its trial goes to the head of the queue.
 
         Args:
             group: which group.
             incarnation: act only if this is still the group's incarnation; None for any.
+            cause: why, if anybody knows.
         """
         known = self._groups.get(group)
         if known is None or incarnation not in (None, known.incarnation):
@@ -226,7 +230,8 @@ class Dispatcher:
         del self._groups[group]
         slot = known.latest
         if slot is not None and slot.settled_at is None:
-            self._lose(self._trials[slot.assignment.lease.trial_id], slot.reason)
+            slot.reason = slot.reason or cause
+            self._lose(self._trials[slot.assignment.lease.trial_id], slot)
 
     def next_task(
         self, group: int, incarnation: int, rank: int, sequence: int
@@ -319,12 +324,21 @@ class Dispatcher:
             self._decide(slot, epoch)
         return slot.decisions.get(epoch)
 
-    def failed(self, lease: Lease, rank: int, reason: str, *, is_clean: bool = True) -> None:
+    def failed(
+        self,
+        lease: Lease,
+        rank: int,
+        reason: str,
+        *,
+        is_clean: bool = True,
+        out_of_memory: bool = False,
+    ) -> None:
         """Drop a task that raised on this rank.
 
         The trial has failed once every rank dropped it. A rank that does not, within
         `STRAGGLER_SECONDS`, waits in a collective that this one will not join: the group is told
-        to restart, and the trial gets another attempt.
+        to restart, and the trial gets another attempt. Out of memory, it gets one attempt more, in
+        `RETRY_PARTS`.
 
         Args:
             lease: the task's.
@@ -332,6 +346,7 @@ class Dispatcher:
             reason: one sentence.
             is_clean: False if the processes should not be used again: a collective may be half
                 done, or the device be in a bad state. The group restarts before its next task.
+            out_of_memory: what it raised.
         """
         slot = self._slot(lease)
         if slot is None or self._holder(lease) is None:
@@ -339,6 +354,7 @@ class Dispatcher:
         if not slot.gave_up:
             slot.reason, slot.raised_at = reason, self._clock()
         slot.needs_restart |= not is_clean
+        slot.out_of_memory |= out_of_memory
         self._give_up(slot, rank)
 
     # ---- inside -----------------------------------------------------------------------------
@@ -378,8 +394,13 @@ class Dispatcher:
         slot.gave_up.add(rank)
         lease = slot.assignment.lease
         trial = self._holder(lease)
-        if trial is not None and len(slot.gave_up) == self._groups[lease.group].world_size:
-            self._settle(trial, OutcomeState.FAILED, reason=slot.reason)
+        if trial is None or len(slot.gave_up) < self._groups[lease.group].world_size:
+            return
+        if slot.out_of_memory and not trial.cancelled and self._split(trial):
+            self._release(trial)
+            self._queue.appendleft(lease.trial_id)
+        else:
+            self._settle(trial, OutcomeState.FAILED, reason=_reason(trial, slot))
 
     def _assign(self, group: int, known: GroupEntry, sequence: int) -> Assignment:
         trial = self._trials[self._queue.popleft()]
@@ -412,15 +433,28 @@ class Dispatcher:
         )
         if state is not OutcomeState.CANCELLED:
             trial.checkpoint = None  # only what can go on needs one
-        if trial.lease is not None:
-            slot, known = self._slot(trial.lease), self._groups.get(trial.lease.group)
-            if slot is not None and known is not None:
-                slot.settled_at = known.free_since = self._clock()
-            trial.lease = None
+        self._release(trial)
         if trial.forgotten:
             self._trials.pop(trial_id, None)
 
-    def _lose(self, trial: TrialEntry, cause: str) -> None:
+    def _release(self, trial: TrialEntry) -> None:
+        """Take the trial from the group that holds it, if one does."""
+        if trial.lease is None:
+            return
+        slot, known = self._slot(trial.lease), self._groups.get(trial.lease.group)
+        if slot is not None and known is not None:
+            slot.settled_at = known.free_since = self._clock()
+        trial.lease = None
+        trial.submitted_at = self._clock()
+
+    def _split(self, trial: TrialEntry) -> bool:
+        """Let the trial use less memory from now on; False where it does already."""
+        if trial.task.num_parts > 1:
+            return False
+        trial.task = dataclasses.replace(trial.task, num_parts=RETRY_PARTS)
+        return True
+
+    def _lose(self, trial: TrialEntry, slot: Slot) -> None:
         """Its group is gone: queue the trial again, unless it was stopped or did this before."""
         self._num_lost += 1
         trial.lease = None
@@ -428,11 +462,19 @@ class Dispatcher:
         trial.submitted_at = self._clock()
         if trial.cancelled:
             self._settle(trial, OutcomeState.CANCELLED)
+        elif slot.out_of_memory and not self._split(trial):
+            self._settle(trial, OutcomeState.FAILED, reason=_reason(trial, slot))
         elif trial.lost_groups >= MAX_LOST_GROUPS:
             reason = (
                 f"its worker group was lost {trial.lost_groups} times, "
                 f"the last time in epoch {trial.epoch + 1}"
-            ) + (f" ({cause})" if cause else "")
+            ) + (f" ({slot.reason})" if slot.reason else "")
             self._settle(trial, OutcomeState.FAILED, reason=reason)
         else:
             self._queue.appendleft(trial.task.trial_id)
+
+
+def _reason(trial: TrialEntry, slot: Slot) -> str:
+    if not slot.out_of_memory:
+        return slot.reason
+    return f"out of memory, with a step in {trial.task.num_parts} parts, too: {slot.reason}"

@@ -22,6 +22,7 @@ from vpetl_ray.tuning.messages import (
     Signal,
     Task,
 )
+from vpetl_ray.tuning.signs_of_life import STUCK_SECONDS, SignsOfLife
 
 POLL_SECONDS = 5.0
 """How long a group's question is kept open before it is answered with None and asked again."""
@@ -32,8 +33,10 @@ _Answer = TypeVar("_Answer")
 class DispatcherActor:
     """`Dispatcher`, method by method; see there. Those that can be too early wait for an answer."""
 
-    def __init__(self) -> None:
+    def __init__(self, stuck_seconds: float) -> None:
         self._dispatcher = Dispatcher()
+        self._signs = SignsOfLife(stuck_seconds)
+        self._watch: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._breakdowns: dict[int, str] = {}
         self._workers: dict[tuple[int, int], Any] = {}
@@ -127,11 +130,15 @@ class DispatcherActor:
     async def open_group(self, group: int, world_size: int) -> int:
         """See `Dispatcher.open_group`."""
         incarnation = self._dispatcher.open_group(group, world_size)
+        self._signs.expect(group, world_size)
+        if self._watch is None:
+            self._watch = asyncio.create_task(self._keep_watch())
         self._wake()
         return incarnation
 
     async def remove_group(self, group: int, incarnation: int | None = None) -> bool:
         """See `Dispatcher.remove_group`; say whether the group should come back."""
+        self._signs.forget(group)
         self._dispatcher.remove_group(group, incarnation)
         self._wake()
         return not self._dispatcher.is_closed
@@ -140,6 +147,7 @@ class DispatcherActor:
         self, group: int, incarnation: int, rank: int, sequence: int
     ) -> Assignment | Signal | None:
         """Wait for the group's next task; None after `POLL_SECONDS`: ask again."""
+        self._signs.note(group, rank)
         return await self._wait_for(
             lambda: self._dispatcher.next_task(group, incarnation, rank, sequence), POLL_SECONDS
         )
@@ -158,6 +166,7 @@ class DispatcherActor:
         final: bytes | None = None,
     ) -> bool:
         """See `Dispatcher.report`."""
+        self._signs.note(lease.group, 0)
         accepted = self._dispatcher.report(
             lease, epoch=epoch, metrics=metrics, state=state, final=final
         )
@@ -166,14 +175,22 @@ class DispatcherActor:
 
     async def may_continue(self, lease: Lease, rank: int, epoch: int) -> bool | None:
         """Wait for the decision after `epoch`; None after `POLL_SECONDS`: ask again."""
+        self._signs.note(lease.group, rank)
         return await self._wait_for(
             lambda: self._dispatcher.may_continue(lease, rank, epoch), POLL_SECONDS
         )
 
-    async def failed(self, lease: Lease, rank: int, reason: str, *, is_clean: bool) -> None:
+    async def failed(
+        self, lease: Lease, rank: int, reason: str, *, is_clean: bool, out_of_memory: bool
+    ) -> None:
         """See `Dispatcher.failed`."""
-        self._dispatcher.failed(lease, rank, reason, is_clean=is_clean)
+        self._signs.note(lease.group, rank)
+        self._dispatcher.failed(lease, rank, reason, is_clean=is_clean, out_of_memory=out_of_memory)
         self._wake()
+
+    async def alive(self, group: int, rank: int) -> None:
+        """Take a sign of life."""
+        self._signs.note(group, rank)
 
     async def register_worker(
         self, group: int, rank: int, worker: Any, placement: PlacementGroup | None
@@ -187,6 +204,19 @@ class DispatcherActor:
         self._breakdowns[group] = reason
 
     # ---- inside -----------------------------------------------------------------------------
+
+    async def _keep_watch(self) -> None:
+        """Kill the workers of a group that hangs: Ray Train starts it anew."""
+        while True:
+            await asyncio.sleep(self._signs.period)
+            for group in self._signs.look():
+                self._signs.forget(group)
+                cause = f"no batch was finished for {self._signs.limit:g} seconds"
+                self._dispatcher.remove_group(group, cause=cause)
+                for (owner, _), worker in self._workers.items():
+                    if owner == group:
+                        ray.kill(worker)
+                self._wake()
 
     def _wake(self) -> None:
         self._changed.set()
@@ -210,10 +240,11 @@ class DispatcherActor:
         return answer
 
 
-def start_dispatcher(*, max_waiting: int = 10_000) -> Any:
+def start_dispatcher(*, stuck_seconds: float = STUCK_SECONDS, max_waiting: int = 10_000) -> Any:
     """Start the actor on the driver's node.
 
     Args:
+        stuck_seconds: of silence after which a group's workers are killed.
         max_waiting: questions that can be open at once: one for each worker and each live trial.
 
     Returns:
@@ -226,4 +257,4 @@ def start_dispatcher(*, max_waiting: int = 10_000) -> Any:
             ray.get_runtime_context().get_node_id(), soft=False
         ),
     )
-    return actor.remote()
+    return actor.remote(stuck_seconds)

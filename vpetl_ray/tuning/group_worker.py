@@ -15,6 +15,7 @@ import ray.train
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.tuning.messages import Assignment, DispatcherHandle, Signal
+from vpetl_ray.tuning.signs_of_life import Heartbeat
 from vpetl_ray.tuning.trial_protocol import GroupSetup, TrialRunner, WorkerContext
 
 logger = logging.getLogger(__name__)
@@ -31,6 +32,8 @@ class GroupConfig(TypedDict):
     """Without `shared`."""
     shared: ray.ObjectRef[Any]
     num_threads: int
+    beat_seconds: float
+    """Between two signs of life."""
 
 
 class GroupRestart(Exception):  # noqa: N818 - not an error: the way to ask Ray Train for a restart
@@ -43,7 +46,8 @@ def serve_group(config: GroupConfig) -> None:
     Raises:
         GroupRestart: the group can't go on in these processes.
     """
-    context = _make_context(config)
+    heartbeat = Heartbeat(config["beat_seconds"])
+    context = _make_context(config, heartbeat)
     dispatcher = config["dispatcher"]
     dispatcher.register_worker.remote(
         context.group,
@@ -59,6 +63,7 @@ def serve_group(config: GroupConfig) -> None:
         dispatcher.broken.remote(context.group, describe(error))
     incarnation = _join_group(dispatcher, context, is_ready=runner is not None)
     if runner is not None and incarnation > 0:
+        heartbeat.send = lambda: dispatcher.alive.remote(context.group, context.rank)
         GroupMember(dispatcher, context, incarnation, runner).serve()
 
 
@@ -122,9 +127,15 @@ class GroupMember:
                 pass
         except Exception as error:
             logger.exception("trial %s raised", lease.trial_id)
-            is_clean = is_contained(error, self._context)
-            failed = self._dispatcher.failed
-            ray.get(failed.remote(lease, self._context.rank, describe(error), is_clean=is_clean))
+            ray.get(
+                self._dispatcher.failed.remote(
+                    lease,
+                    self._context.rank,
+                    describe(error),
+                    is_clean=is_contained(error, self._context),
+                    out_of_memory=is_out_of_memory(error),
+                )
+            )
         finally:
             self._runner.close()
 
@@ -175,8 +186,22 @@ def is_contained(error: Exception, context: WorkerContext) -> bool:
     """
     if isinstance(error, VpetlError):
         return True
-    is_out_of_memory = "out of memory" in str(error)
-    return context.world_size == 1 and (context.device == "cpu" or is_out_of_memory)
+    return context.world_size == 1 and (context.device == "cpu" or is_out_of_memory(error))
+
+
+def is_out_of_memory(error: BaseException) -> bool:
+    """Say whether an allocation failed: numpy's and Python's own, torch's on a device or the host.
+
+    torch raises `OutOfMemoryError` for the device it allocates on, and a plain RuntimeError for the
+    host and for the libraries that it calls.
+    """
+    if isinstance(error, MemoryError):
+        return True
+    said = str(error)
+    return isinstance(error, RuntimeError) and any(words in said for words in _NO_MEMORY)
+
+
+_NO_MEMORY = ("out of memory", "not enough memory", "can't allocate memory", "ALLOC_FAILED")
 
 
 def _poll(ask: Callable[[], ray.ObjectRef[Any]]) -> Any:
@@ -185,7 +210,7 @@ def _poll(ask: Callable[[], ray.ObjectRef[Any]]) -> Any:
     return answer
 
 
-def _make_context(config: GroupConfig) -> WorkerContext:
+def _make_context(config: GroupConfig, alive: Callable[[], None]) -> WorkerContext:
     import ray.train.torch  # noqa: PLC0415 - the driver starts faster without torch
     import torch  # noqa: PLC0415
 
@@ -197,6 +222,7 @@ def _make_context(config: GroupConfig) -> WorkerContext:
         world_size=train.get_world_size(),
         device=str(ray.train.torch.get_device()),
         num_threads=config["num_threads"],
+        alive=alive,
         shared=ray.get(config["shared"]),
     )
 

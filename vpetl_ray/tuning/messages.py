@@ -35,6 +35,8 @@ class Task:
     """train: the checkpoint to go on from. evaluate: the trainable tensors to measure."""
     seed: int | None = None
     """In place of the groups' own."""
+    num_parts: int = 1
+    """A step's clips go through one after another in so many parts: less memory, the same step."""
 
     @property
     def config(self) -> Any:

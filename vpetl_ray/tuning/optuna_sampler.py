@@ -157,6 +157,7 @@ class OptunaSampler:
         if belief.state is TrialState.FAILED:
             if trial.state is OptunaState.RUNNING:
                 self._study.tell(number, state=OptunaState.FAIL)
+            trial.state = OptunaState.FAIL  # whatever was told of its first epochs
             return
         top1 = self._top1(belief)
         if top1 is None:

@@ -10,6 +10,10 @@ from typing import Any, Protocol
 from vpetl_ray.tuning.messages import Task
 
 
+def nobody_asks() -> None:
+    """Take no notice of a sign of life: nobody watches."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class WorkerContext:
     """Where a runner finds itself."""
@@ -20,6 +24,9 @@ class WorkerContext:
     device: str
     """As torch spells it: `cpu`, `cuda:0`."""
     num_threads: int
+    alive: Callable[[], None] = field(default=nobody_asks, repr=False)
+    """To be called while it works, as often as there is something done: who is silent for
+    `GroupPlan.stuck_seconds` is taken for hung, and killed."""
     shared: Any = field(repr=False)
     """`GroupSetup.shared`, read from this node's object store; arrays in it are read-only views."""
 

@@ -118,6 +118,7 @@ class FineTuningRunner:
         self._config: TrialConfig | None = None
         self._attached: Attached | None = None
         self._tuning: FineTuning | None = None
+        self._num_parts = 1
         self._to_measure: tuple[str, ...] = ()
         self._profile: TrialProfile | None = None
         self._profile_folder = setup.profile
@@ -125,7 +126,10 @@ class FineTuningRunner:
     def start(self, task: Task) -> None:
         """Attach the task's config, and put back what it comes with."""
         config: TrialConfig = task.config
-        self._trial_id, self._config = task.trial_id, config
+        self._trial_id, self._config, self._num_parts = task.trial_id, config, task.num_parts
+        if task.num_parts > 1:  # the attempt before ran out of memory
+            self._features.clear()
+            torch.cuda.empty_cache()
         self._seed = self._setup.seed if task.seed is None else task.seed
         attached = attach(self._model, config.petl, seed=self._seed)
         self._attached = attached
@@ -144,6 +148,8 @@ class FineTuningRunner:
             world_size=self._context.world_size,
             features=self._features,
             profile=self._start_profile(config.recipe),
+            num_parts=task.num_parts,
+            on_batch=self._context.alive,
         )
         is_new = task.start_state is None and self._context.rank == 0
         self._to_measure = self._setup.measured if is_new else ()
@@ -221,7 +227,8 @@ class FineTuningRunner:
         if name == "latency_ms":
             return measure_latency(self._model, clip, recipe.precision)
         if name == "peak_memory_mb":
-            share = -(-min(recipe.batch_size, len(self._train)) // self._context.world_size)
+            num_shares = self._context.world_size * self._num_parts
+            share = -(-min(recipe.batch_size, len(self._train)) // num_shares)
             return measure_step_memory(self._attached, clip, recipe, batch_size=share)
         raise ValueError(f"{name} is not measured")
 
@@ -244,19 +251,25 @@ class FineTuningRunner:
             lead=find_lead(self._attached),
             device=self._model.head.weight.device,
             precision=recipe.precision,
+            on_batch=self._context.alive,
         )
-        kept = self._features.get(inputs, view=EVALUATION_VIEW, batch_size=recipe.eval_batch_size)
+        kept = self._features.get(inputs, view=EVALUATION_VIEW, batch_size=self._eval_batch_size)
         return replace(inputs, features=kept)
+
+    @property
+    def _eval_batch_size(self) -> int:
+        assert self._config is not None
+        return -(-self._config.recipe.eval_batch_size // self._num_parts)
 
     def _evaluate(self) -> EpochOutput:
         assert self._config is not None
         recipe = self._config.recipe
         where: dict[str, Any] = {
-            "batch_size": recipe.eval_batch_size,
+            "batch_size": self._eval_batch_size,
             "rank": self._context.rank,
             "world_size": self._context.world_size,
         }
-        how = {**where, "precision": recipe.precision}
+        how = {**where, "precision": recipe.precision, "on_batch": self._context.alive}
         found = evaluate_inputs(self._test_inputs(recipe), **where)
         metrics = {"top1": found.top1, "loss": found.loss, "num_clips": found.num_clips}
         if self._with_views:

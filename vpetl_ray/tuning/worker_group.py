@@ -119,6 +119,7 @@ class WorkerGroups:
                 setup=self._setup,
                 shared=self._shared,
                 num_threads=max(1, int(self.plan.cpus_per_worker)),
+                beat_seconds=self.plan.stuck_seconds / 10.0,
             )
             make_trainer(config, self.plan, self._storage).fit()
         except Exception as error:
