@@ -11,7 +11,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
-from torch.utils.flop_counter import FlopCounterMode
+
+from vpetl_ray.models.counted import flop_counter
 
 Step = Callable[[], Tensor]
 
@@ -93,7 +94,7 @@ def peak_bytes(step: Step, device: torch.device) -> float:
 
 def count_flops(step: Step) -> int:
     """Floating-point operations of the matrix products and convolutions of one step."""
-    with FlopCounterMode(display=False) as counter:
+    with flop_counter() as counter:
         step()
     return counter.get_total_flops()
 

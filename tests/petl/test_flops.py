@@ -1,15 +1,12 @@
-from collections.abc import Sequence
 from itertools import combinations
-from math import prod
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
-from torch.utils.flop_counter import FlopCounterMode
 
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.backbone import Backbone
+from vpetl_ray.models.counted import flop_counter
 from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.flops import count_forward_flops
@@ -24,18 +21,10 @@ from vpetl_ray.petl.methods import (
 )
 
 
-def _addmm_flops(out: Sequence[int], a: Sequence[int], b: Sequence[int], **_: Any) -> int:
-    """The in-place product of our up-projections is not in torch's own table."""
-    return 2 * prod(a) * b[1]
-
-
 def torch_counts(model: Backbone, config: PetlConfig, video: Tensor) -> int:
     attached = attach(model, config, seed=0)
     try:
-        counter = FlopCounterMode(
-            display=False, custom_mapping={torch.ops.aten.addmm_: _addmm_flops}
-        )
-        with torch.no_grad(), counter:
+        with torch.no_grad(), flop_counter() as counter:
             model(video)
         return int(counter.get_total_flops())
     finally:

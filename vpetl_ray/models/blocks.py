@@ -16,6 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
+from vpetl_ray.models.linear import run_linear
+from vpetl_ray.models.small_attention import small_attention
+
 
 def run_branches(branches: nn.ModuleList, x: Tensor, y: Tensor) -> Tensor:
     """Hand (input, output) through every branch of a seam."""
@@ -34,7 +37,7 @@ def run_layer(layer: nn.Module, branches: nn.ModuleList, x: Tensor) -> Tensor:
     run_with = getattr(rest[0], "run_with", None) if rest else None
     y: Tensor | None = None if run_with is None else run_with(layer, x)
     if y is None:
-        y = layer(x)
+        y = run_linear(layer, x)
     else:
         del rest[0]
     for branch in rest:
@@ -72,8 +75,8 @@ class Mlp(nn.Module):
 
     def forward(self, z: Tensor) -> Tensor:
         """(..., C) to (..., C)."""
-        hidden = gelu(run_branches(self.fc1_branches, z, self.fc1(z)))
-        return run_branches(self.fc2_branches, hidden, self.fc2(hidden))
+        hidden = gelu(run_branches(self.fc1_branches, z, run_linear(self.fc1, z)))
+        return run_branches(self.fc2_branches, hidden, run_linear(self.fc2, hidden))
 
 
 class Attention(nn.Module):
@@ -127,7 +130,7 @@ class Attention(nn.Module):
 
     def to_output(self, out_BNC: Tensor) -> Tensor:
         """(B, N, C) to (B, N, C), through the seam."""
-        return run_branches(self.proj_branches, out_BNC, self.proj(out_BNC))
+        return run_branches(self.proj_branches, out_BNC, run_linear(self.proj, out_BNC))
 
     def attend(
         self,
@@ -147,6 +150,10 @@ class Attention(nn.Module):
         """
         _, n, three_c = qkv_BN3C.shape
         dim = three_c // 3
+        if more_kv is None and mask is not None:
+            out_BNC = small_attention(qkv_BN3C, mask[0], self.num_heads)
+            if out_BNC is not None:
+                return out_BNC
         if num_windows == 1:
             q, k, v = qkv_BN3C.view(-1, n, 3, self.num_heads, dim // self.num_heads).unbind(2)
             q, k, v = q.transpose(1, 2), k.transpose(1, 2), v.transpose(1, 2)  # (B, M, N, D)

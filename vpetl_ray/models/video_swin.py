@@ -13,6 +13,7 @@ from torch.nn.functional import pad
 from vpetl_ray.models.arch_base import BlockSite
 from vpetl_ray.models.backbone import Backbone, initialise_linear
 from vpetl_ray.models.blocks import Block
+from vpetl_ray.models.linear import run_linear
 from vpetl_ray.models.patch_embed import PatchEmbed
 from vpetl_ray.models.swin_arch import SwinArch
 from vpetl_ray.models.window_attention import WindowAttention
@@ -32,8 +33,9 @@ class PatchMerging(nn.Module):
         if h % 2 or w % 2:
             x_BTHWC = pad(x_BTHWC, (0, 0, 0, w % 2, 0, h % 2))
             h, w = h + h % 2, w + w % 2
+        # In the order (w, h, c), as trained.
         quads = x_BTHWC.reshape(b, t, h // 2, 2, w // 2, 2, c).permute(0, 1, 2, 4, 5, 3, 6)
-        y_BTHWC: Tensor = self.reduction(self.norm(quads.flatten(4)))  # order (w, h, c), as trained
+        y_BTHWC: Tensor = run_linear(self.reduction, self.norm(quads.flatten(4)))
         return y_BTHWC
 
 

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vpetl_ray.models.blocks import Mlp, bias_of
+from vpetl_ray.models.linear import is_plain, linear
 
 aten = torch.ops.aten
 
@@ -94,7 +95,7 @@ def mlp_with_side(z: Tensor, mlp: Mlp, side: Side, activation: str) -> Tensor | 
 
 def _is_open(x: Tensor, *tensors: Tensor) -> bool:
     """Whether all is frozen and of one type; a compiler fuses by itself, autocast casts first."""
-    if torch.compiler.is_compiling() or torch.is_autocast_enabled(x.device.type):
+    if not is_plain(x):
         return False
     return not any(tensor.requires_grad or tensor.dtype != x.dtype for tensor in tensors)
 
@@ -119,8 +120,8 @@ class _LinearWithSide(torch.autograd.Function):
         both = bias.clone()
         for run, part in zip(runs, _parts(up_bias, runs), strict=True):
             both[run].add_(part, alpha=scale)
-        y = x.new_empty((*x.shape[:-1], len(weight)))  # no view: branches behind may change it
-        y_RO = torch.addmm(both, x_RC, weight.t(), out=y.view(-1, len(weight)))
+        y = linear(x, weight, both)  # no view: branches behind may change it
+        y_RO = y.view(-1, len(weight))
         hidden_RD, saved_RD = _run_down(side, x_RC, activation)
         for run, part in zip(runs, _parts(up_weight, runs), strict=True):
             y_RO[:, run].addmm_(hidden_RD, part.t(), alpha=scale)
@@ -135,7 +136,8 @@ class _LinearWithSide(torch.autograd.Function):
         pre_RD, grads = _side_backward(ctx, [grad_RO[:, run] for run in ctx.runs])
         grad_x = None
         if ctx.needs_input_grad[0]:
-            grad_x = (grad_RO @ ctx.layer).addmm_(pre_RD, ctx.saved_tensors[1]).view(ctx.shape)
+            grad_RC = linear(grad_RO, ctx.layer.t(), None)
+            grad_x = grad_RC.addmm_(pre_RD, ctx.saved_tensors[1]).view(ctx.shape)
         return grad_x, *grads, None, None, None, None
 
 
@@ -155,12 +157,11 @@ class _MlpWithSide(torch.autograd.Function):
         side = Side(down_weight, down_bias, up_weight, up_bias, scale)
         z_RC = z.reshape(-1, z.shape[-1])
         weight_1, bias_1, weight_2, bias_2 = mlp
-        wide = torch.addmm(bias_1, z_RC, weight_1.t())
+        wide = linear(z, weight_1, bias_1)
         both = torch.add(bias_2, up_bias, alpha=scale)
-        h = torch.empty_like(z, memory_format=torch.contiguous_format)
-        h_RC = torch.addmm(both, nn.functional.gelu(wide), weight_2.t(), out=h.view(z_RC.shape))
+        h = linear(nn.functional.gelu(wide), weight_2, both)  # no view, as above
         hidden_RD, saved_RD = _run_down(side, z_RC, activation)
-        h_RC.addmm_(hidden_RD, up_weight.t(), alpha=scale)
+        h.view(z_RC.shape).addmm_(hidden_RD, up_weight.t(), alpha=scale)
         _save(ctx, side, z_RC, hidden_RD, saved_RD, wide)
         ctx.weights, ctx.activation, ctx.shape = (weight_1, weight_2), activation, z.shape
         return h
@@ -173,9 +174,10 @@ class _MlpWithSide(torch.autograd.Function):
         grad_z = None
         if ctx.needs_input_grad[0]:
             weight_1, weight_2 = ctx.weights
-            wide = grad_RC @ weight_2
+            wide = linear(grad, weight_2.t(), None)
             aten.gelu_backward.grad_input(wide, ctx.saved_tensors[-1], grad_input=wide)
-            grad_z = (wide @ weight_1).addmm_(pre_RD, ctx.saved_tensors[1]).view(ctx.shape)
+            grad_z = linear(wide, weight_1.t(), None)
+            grad_z.view(grad_RC.shape).addmm_(pre_RD, ctx.saved_tensors[1])
         return grad_z, *grads, None, None, None
 
 
@@ -188,7 +190,7 @@ def _parts(tensor: Tensor, runs: tuple[slice, ...]) -> tuple[Tensor, ...]:
 
 def _run_down(side: Side, x_RC: Tensor, activation: str) -> tuple[Tensor, Tensor | None]:
     """Give the hidden rows, and what else their activation's backward pass needs."""
-    pre_RD = torch.addmm(side.down_bias, x_RC, side.down_weight.t())
+    pre_RD = linear(x_RC, side.down_weight, side.down_bias)
     act = ACTIVATIONS[activation]
     return act.run(pre_RD), None if act.keeps_output else pre_RD
 
@@ -207,7 +209,7 @@ def _side_backward(
     x_RC, _, up_weight, hidden_RD, pre_RD = ctx.saved_tensors[:5]
     widths = [part.shape[1] for part in parts_RO]
     weights = up_weight.split_with_sizes(widths)
-    grad_RD = parts_RO[0] @ weights[0]
+    grad_RD = linear(parts_RO[0], weights[0].t(), None)
     for part, weight in zip(parts_RO[1:], weights[1:], strict=True):
         grad_RD.addmm_(part, weight)
     grad_up = _join([part.t() @ hidden_RD for part in parts_RO])

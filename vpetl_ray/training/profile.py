@@ -17,7 +17,8 @@ from typing import Any, Final
 
 import torch
 from torch.profiler import ProfilerActivity, record_function
-from torch.utils.flop_counter import FlopCounterMode
+
+from vpetl_ray.models.counted import flop_counter
 
 FEATURES: Final = "frozen layers, once"
 DATA: Final = "wait for data"
@@ -92,7 +93,7 @@ class TrialProfile:
         self._num_steps += 1
         if self._num_steps == 2 and self._counts_flops:
             before, start = dict(self._seconds), time.perf_counter()
-            with FlopCounterMode(display=False) as counter:
+            with flop_counter() as counter:
                 yield
             self._step_flops = int(counter.get_total_flops())
             self._seconds = before

@@ -1,0 +1,131 @@
+"""Attention of few tokens in float32 on a CPU: scores, softmax, sum, a handful of windows at once.
+
+Torch's fused attention is made for long rows. With the 64 to 400 tokens of a window it was slower
+than plain batched products: forward and backward of a block of the demo's first stage 9.6 against
+4.0 ms with two threads (7.5 against 7.0 with one), of Swin-T's 24 against 16 (31 against 29). What
+matters is that the scores of a handful of windows stay in the cache between the three steps.
+
+Axes: R windows of all clips, N tokens of one window, C channels, M heads, D channels of one head,
+G (window, head) pairs that the mask tells apart.
+"""
+
+from typing import Any, Final
+
+import torch
+from torch import Tensor
+from torch.autograd.function import once_differentiable
+
+from vpetl_ray.models.linear import is_float_on_cpu, is_plain
+
+MOST_TOKENS: Final = 400
+"""Longer rows are left to torch: scores are kept for the backward pass, N x N of each head."""
+
+CACHED_BYTES: Final = 4 << 20
+"""Scores that are worked on at once. (1 MB took 10% longer, all at once 30%, in Swin-T.)"""
+
+aten = torch.ops.aten
+
+
+def small_attention(qkv_RN3C: Tensor, mask_GNN: Tensor, num_heads: int) -> Tensor | None:
+    """Attend inside each window.
+
+    Args:
+        qkv_RN3C: queries, keys and values side by side, contiguous.
+        mask_GNN: added to the scores of pair g modulo G, where g counts windows, then heads.
+            (Without one, as in a ViT, torch's way is the faster one: 66 against 80 ms a step.)
+        num_heads: M.
+
+    Returns:
+        (R, N, C); None where this way is not open: other devices and types, long rows, a mask
+        that is trained.
+
+    """
+    if not is_float_on_cpu(qkv_RN3C) or not is_plain(qkv_RN3C):
+        return None
+    if qkv_RN3C.shape[1] > MOST_TOKENS or not qkv_RN3C.is_contiguous():
+        return None
+    if mask_GNN.requires_grad or not is_float_on_cpu(mask_GNN):
+        return None
+    if torch.is_grad_enabled() and qkv_RN3C.requires_grad:
+        out: Tensor = _SmallAttention.apply(qkv_RN3C, mask_GNN, num_heads)
+        return out
+    return _attend(_apart(qkv_RN3C, num_heads), mask_GNN, None, num_heads)
+
+
+class _SmallAttention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, qkv_RN3C: Tensor, mask_GNN: Tensor, num_heads: int) -> Tensor:
+        apart = _apart(qkv_RN3C, num_heads)
+        _, pairs, n, _ = apart.shape
+        shares = apart.new_empty(pairs, n, n)
+        out = _attend(apart, mask_GNN, shares, num_heads)
+        ctx.save_for_backward(apart, shares)
+        ctx.num_heads = num_heads
+        ctx.step = _pairs_at_once(n, len(mask_GNN))
+        return out
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, grad_RNC: Tensor) -> tuple[Tensor, None, None]:
+        apart, shares = ctx.saved_tensors
+        _, pairs, n, dim = apart.shape
+        grad_out = grad_RNC.view(-1, n, ctx.num_heads, dim).transpose(1, 2).reshape(pairs, n, dim)
+        grad = torch.empty_like(apart)
+        kept = apart.new_empty(min(ctx.step, pairs), n, n)
+        parts = (tensor.split(ctx.step) for tensor in (*apart, shares, grad_out, *grad))
+        for q, k, v, share, grad_o, grad_q, grad_k, grad_v in zip(*parts, strict=True):
+            scores = kept[: len(q)]
+            torch.bmm(share.transpose(1, 2), grad_o, out=grad_v)
+            torch.bmm(grad_o, v.transpose(1, 2), out=scores)
+            aten._softmax_backward_data.out(scores, share, -1, share.dtype, grad_input=scores)
+            torch.bmm(scores, k, out=grad_q)
+            torch.bmm(scores.transpose(1, 2), q, out=grad_k)  # q is scaled already
+        grad[0].mul_(dim**-0.5)
+        back = grad.view(3, -1, ctx.num_heads, n, dim).permute(1, 3, 0, 2, 4)
+        return back.reshape(-1, n, 3 * ctx.num_heads * dim), None, None
+
+
+def _apart(qkv_RN3C: Tensor, num_heads: int) -> Tensor:
+    """(3, R*M, N, D), scaled queries first: each head's rows together, for batched products."""
+    r, n, three_c = qkv_RN3C.shape
+    dim = three_c // 3 // num_heads
+    apart = qkv_RN3C.detach().view(r, n, 3, num_heads, dim).permute(2, 0, 3, 1, 4)
+    apart = apart.clone(memory_format=torch.contiguous_format).view(3, r * num_heads, n, dim)
+    apart[0].mul_(dim**-0.5)
+    return apart
+
+
+def _attend(apart: Tensor, mask_GNN: Tensor, shares: Tensor | None, num_heads: int) -> Tensor:
+    """(3, R*M, N, D) to (R, N, C); softmax's result is left in `shares`, (R*M, N, N)."""
+    _, pairs, n, dim = apart.shape
+    step = _pairs_at_once(n, len(mask_GNN))
+    kept = apart.new_empty(min(step, pairs), n, n) if shares is None else shares
+    out = apart.new_empty(pairs, n, dim)
+    parts = (tensor.split(step) for tensor in (*apart, out))
+    for number, (q, k, v, out_part) in enumerate(zip(*parts, strict=True)):
+        start = 0 if shares is None else number * step
+        scores = kept[start : start + len(q)]
+        _repeat(mask_GNN, number * step, scores)
+        scores.baddbmm_(q, k.transpose(1, 2))
+        torch.softmax(scores, -1, out=scores)
+        torch.bmm(scores, v, out=out_part)
+    heads_apart = out.view(-1, num_heads, n, dim)
+    return heads_apart.transpose(1, 2).reshape(-1, n, num_heads * dim)
+
+
+def _repeat(mask_GNN: Tensor, start: int, scores: Tensor) -> None:
+    """Fill scores with the mask of the pairs from `start` on."""
+    num_masks, n, _ = mask_GNN.shape
+    if len(scores) % num_masks == 0:
+        scores.view(-1, num_masks, n, n).copy_(mask_GNN)
+    else:
+        first = start % num_masks
+        scores.copy_(mask_GNN[first : first + len(scores)])
+
+
+def _pairs_at_once(num_tokens: int, num_masks: int) -> int:
+    """Pairs whose scores fit the cache: whole rounds of the mask, or a divisor of one."""
+    most = max(1, CACHED_BYTES // (4 * num_tokens**2))
+    if most >= num_masks:
+        return most // num_masks * num_masks
+    return next(step for step in range(most, 0, -1) if num_masks % step == 0)
