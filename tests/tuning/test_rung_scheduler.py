@@ -1,8 +1,10 @@
 """Halving in a real Tune, on real groups, with trials that only pretend to train."""
 
+import asyncio
 import os
 import signal
 from dataclasses import dataclass
+from types import SimpleNamespace
 
 import pytest
 import ray
@@ -11,12 +13,15 @@ from tests.tuning.test_budgeted_study import open_study
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.results.records import TrialState
 from vpetl_ray.tuning.cluster import free_nodes, plan_groups
-from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
+from vpetl_ray.tuning.dispatcher_actor import DispatcherActor, start_dispatcher
 from vpetl_ray.tuning.domains import Choice
 from vpetl_ray.tuning.halving import Halving
+from vpetl_ray.tuning.messages import make_task
 from vpetl_ray.tuning.run import TrialsEnd, run_trials
 from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
+from vpetl_ray.tuning.rung_scheduler import RungScheduler
 from vpetl_ray.tuning.space import Space
+from vpetl_ray.tuning.trainable import RUNGS, TRAINABLE_PARAMS, TRIAL_ID
 from vpetl_ray.tuning.trial_protocol import EpochOutput, GroupSetup
 from vpetl_ray.tuning.worker_group import start_groups
 
@@ -48,6 +53,14 @@ class PretendRunner:
 
     def close(self):
         pass
+
+
+class LateDispatcher(DispatcherActor):
+    """One whose messages of a pause come in late, as Ray allows where an actor does many at once."""
+
+    async def cancel(self, trial_id):
+        await asyncio.sleep(0.2)
+        await super().cancel(trial_id)
 
 
 @dataclass
@@ -83,7 +96,14 @@ def space():
     )
 
 
-def search(tmp_path, halving, watcher, *, end=TrialsEnd.FINISHED, look=lambda study: None):
+def search(
+    tmp_path,
+    halving,
+    watcher,
+    *,
+    end=TrialsEnd.FINISHED,
+    look=lambda study: None,
+):
     tensors = {}
     study = open_study(
         tmp_path / "study.db", watcher.records, space=space(), budget=10**6, sampler="grid"
@@ -156,6 +176,29 @@ def test_what_is_promoted_is_judged_with_the_latest_results_known(ray_cluster, t
         assert waiting <= begun == seen
     # At each rung somebody is the last to come: then all of them are known, and their ends too.
     assert len(known[-1][2]) == len(RATES)
+
+
+def test_a_pause_that_comes_in_late_does_not_undo_the_promotion_behind_it(ray_cluster):
+    dispatcher = ray.remote(LateDispatcher).options(num_cpus=0, max_concurrency=100).remote()
+    searcher = SimpleNamespace(on_trial_result=lambda *_: None, costs_of=lambda _: ())
+    scheduler = RungScheduler(Halving([1], eta=2), dispatcher, searcher)
+    tune = SimpleNamespace(pause_trial=lambda *_, **__: None)
+    config = space().build({"training.learning_rate": RATES[0]})
+    for name, top1 in (("first", 50.0), ("second", 40.0)):
+        ray.get(dispatcher.submit.remote(make_task(name, config, until_epoch=1)))
+        trial = SimpleNamespace(
+            trial_id=name,
+            config={TRIAL_ID: name, RUNGS: (1,), TRAINABLE_PARAMS: 10},
+            status="RUNNING",
+        )
+        scheduler.on_trial_add(tune, trial)
+        scheduler.on_trial_result(tune, trial, {"epoch": 1, "top1": top1})
+    ray.get(dispatcher.cancel.remote("nobody"))  # behind the messages of before
+    incarnation = ray.get(dispatcher.open_group.remote(0, 1))
+    assert ray.get(dispatcher.load.remote()) == (1, 1)
+    task = ray.get(dispatcher.next_task.remote(0, incarnation, 0, 0))
+    assert task.lease.trial_id == "first"
+    ray.kill(dispatcher)
 
 
 def test_a_search_that_was_cut_off_goes_on_with_its_rungs(ray_cluster, tmp_path):

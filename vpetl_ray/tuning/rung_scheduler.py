@@ -9,12 +9,16 @@ before the paused one lets its group go.
 Tune tells a scheduler of a result before it tells the searcher, and what to promote is decided by
 what the searcher knows. So the searcher is told from here, first; that it hears of the same from
 Tune once more, it is made for.
+
+The dispatcher is waited for, each time: it answers many at once, so of two messages the later can
+overtake, and a trial would stay cancelled whose promotion came right behind its pause.
 """
 
 from __future__ import annotations
 
 from typing import Any, Protocol
 
+import ray
 from ray.actor import ActorHandle
 from ray.tune.experiment import Trial
 from ray.tune.schedulers import TrialScheduler
@@ -88,7 +92,7 @@ class RungScheduler(NotSaved, TrialScheduler):
             return self.CONTINUE
         if promoted is not None:
             self._take_up(promoted)
-        self._dispatcher.cancel.remote(name)
+        ray.get(self._dispatcher.cancel.remote(name))
         # Nothing to save: the checkpoint is where the epoch was reported to.
         tune_controller.pause_trial(trial, should_checkpoint=False)
         return self.NOOP
@@ -133,7 +137,7 @@ class RungScheduler(NotSaved, TrialScheduler):
         name = trial.config[TRIAL_ID]
         epoch = self._halving.epoch_of(name)
         until = granted_until(epoch, tuple(trial.config[RUNGS]))
-        self._dispatcher.resume.remote(name, until)
+        ray.get(self._dispatcher.resume.remote(name, until))
 
     def _forget(self, trial: Trial) -> None:
         name = trial.config[TRIAL_ID]
