@@ -56,7 +56,7 @@ class PretendRunner:
 
 
 class LateDispatcher(DispatcherActor):
-    """One whose messages of a pause come in late, as Ray allows where an actor does many at once."""
+    """One to which a pause comes in late: an actor that does many at once is promised no order."""
 
     async def cancel(self, trial_id):
         await asyncio.sleep(0.2)
