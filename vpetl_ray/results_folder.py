@@ -52,6 +52,9 @@ def check_folder(directory: Path, spec: SearchSpec, *, resume: bool) -> None:
             or cannot be written.
     """
     has_study = (directory / STUDY_FILE).exists()
+    if not has_study and _was_only_claimed(directory):
+        _check_writable(directory)
+        return
     if resume and not has_study:
         raise SpecError(f"--resume: there is no search in {directory}; leave --resume out")
     if resume:
@@ -64,6 +67,17 @@ def check_folder(directory: Path, spec: SearchSpec, *, resume: bool) -> None:
     else:
         check_new_folder(directory)
     _check_writable(directory)
+
+
+def _was_only_claimed(directory: Path) -> bool:
+    """Whether a search was killed here before it had a study: with and without --resume it begins.
+
+    It has written its spec, and perhaps half a file beside it.
+    """
+    if not (directory / SPEC_FILE).is_file():
+        return False
+    names = {path.name for path in directory.iterdir()}
+    return all(name in (SPEC_FILE, LOCK_FILE) or name.startswith(".spec.") for name in names)
 
 
 def check_new_folder(directory: Path) -> None:

@@ -12,6 +12,7 @@ from vpetl_ray.tuning.domains import Choice, FloatRange, Subset
 from vpetl_ray.tuning.samplers import QUEUED, SAMPLERS, TWO_OBJECTIVES
 from vpetl_ray.tuning.space import Space, TrialConfig
 from vpetl_ray.tuning.start import StartTrial, num_queued, own_values
+from vpetl_ray.tuning.study_file import StudyFile
 
 BUDGET = 20_000
 
@@ -295,3 +296,62 @@ def test_the_file_has_a_direction_for_every_objective(tmp_path: Path):
     stored = optuna.load_study(study_name="search", storage=f"sqlite:///{tmp_path / 'study.db'}")
     assert len(stored.directions) == 5
     assert stored.trials[0].values[2:] == [1005.0, 2.0, 8.0]
+
+
+def drive(path: Path, *, kill_at: set[int], **changes: object) -> list[tuple[str, str]]:
+    """Train everything, two trials at a time, in a driver that is killed at some of its steps.
+
+    Returns:
+        Id and config of every trial that was finished, in that order.
+    """
+    start = own_values(small_space(), {"petl.patt.d_bottle": 2})
+    settings = {"start": [("own", start), ("again", start)], **changes}
+    study, live, done, step = open_study(path, **settings), [], [], 0
+    while len(done) < 6:
+        step += 1
+        if step in kill_at:
+            study, live = open_study(path, **settings), []
+        elif len(live) < 2 and (proposal := study.ask()) is not None:
+            live.append(proposal)
+        elif live:
+            proposal = live.pop(0)
+            study.tell(finished(proposal, top1=proposal.trainable_params / 1000))
+            done.append((proposal.id, proposal.config.key))
+        else:
+            break
+    return done
+
+
+@pytest.mark.parametrize(
+    ("sampler", "over_budget", "continuous"),
+    [("random", "repair", True), ("random", "reject", False), ("grid", "repair", False)],
+    ids=["random", "random, small space", "grid"],
+)
+def test_a_killed_driver_changes_nothing_of_what_random_search_trains(
+    tmp_path, sampler, over_budget, continuous
+):
+    how = {
+        "sampler": sampler,
+        "over_budget": over_budget,
+        "space": small_space(continuous=continuous),
+    }
+    undisturbed = drive(tmp_path / "whole.db", kill_at=set(), **how)
+    assert len(undisturbed) > 3
+    often = set(range(1, 200, 3))
+    assert drive(tmp_path / "killed.db", kill_at=often, **how) == undisturbed
+
+
+def test_a_driver_killed_while_it_wrote_or_took_the_queue_loses_none_of_it(tmp_path):
+    space = small_space()
+    entries = [
+        (f"own{width}", own_values(space, {"petl.patt.d_bottle": width})) for width in (2, 8)
+    ]
+    file = StudyFile(tmp_path / "study.db")
+    file.enqueue(space.params_for(entries[0][1]), entries[0][0])
+    study = open_study(tmp_path / "study.db", start=entries)
+    assert study._file.take() is not None  # and here it is killed: without its values
+    again = open_study(tmp_path / "study.db", start=entries)
+    proposals = [again.ask(), again.ask(), again.ask()]
+    assert [p.name for p in proposals] == ["own2", "own8", None]
+    assert [p.id for p in proposals] == ["t0000", "t0001", "t0002"]
+    assert proposals[0].config.key == space.build(entries[0][1]).key

@@ -13,6 +13,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal, get_args
 
+from optuna.trial import FixedTrial
+
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.objectives import TRAIN_SECONDS
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
@@ -116,9 +118,7 @@ class BudgetedStudy:
         """Objectives beside top-1 and parameters, by name."""
         self._count_costs = count_costs
         self._file = StudyFile(path, self.costs)
-        # A resumed sampler must not repeat the draws that the trials on file were made from.
-        own_seed = seed + len(self._file)
-        self._rng = random.Random(own_seed)
+        self._seed = seed
         self.beliefs = Beliefs()
         """What is known and predicted of the trials that were handed out."""
         self._has_queue_alone = sampler in QUEUED
@@ -127,20 +127,23 @@ class BudgetedStudy:
                 sampler,
                 space=space,
                 budget=budget,
-                seed=own_seed,
+                seed=seed,
+                num_before=len(self._file),
                 beliefs=self.beliefs,
                 told=told,
                 costs=self.costs,
             )
             if isinstance(sampler, str)
-            else sampler(own_seed, self.beliefs)
+            else sampler(seed + len(self._file), self.beliefs)
         )
-        if len(self._file):
-            for stored in self._file.read():
-                self._recall(stored)
-        else:
+        rows = self._file.read()
+        for stored in rows:
+            self._recall(stored)
+        if not rows:
             grid = space.grid() if sampler == "grid" else ()
-            for name, values in [*start, *((None, values) for values in grid)]:
+            # A driver may have been killed while it wrote the queue.
+            queue = [*start, *((None, values) for values in grid)]
+            for name, values in queue[len(self._file) :]:
                 self._file.enqueue(space.params_for(values), name)
 
     @property
@@ -291,10 +294,12 @@ class BudgetedStudy:
         if self._unseen is None:
             size = summarise(self._space).size
             self._unseen = list(self._space.grid()) if size and size <= MAX_LISTED else []
-            self._rng.shuffle(self._unseen)
+            random.Random(self._seed).shuffle(self._unseen)
             self._is_listed = bool(self._unseen)
+        # By the number of the trial, so that a search that goes on draws as it would have.
+        rng = random.Random(f"{self._seed} {len(self.beliefs)}")
         for _ in range(len(self._unseen) if self._is_listed else self._max_rejects):
-            values = self._unseen.pop() if self._is_listed else draw(self._space, self._rng)
+            values = self._unseen.pop() if self._is_listed else draw(self._space, rng)
             try:
                 config = self._space.build(values)
             except NothingToTrain:
@@ -406,7 +411,7 @@ class BudgetedStudy:
 
     def _recall_unfinished(self, stored: StoredTrial) -> None:
         """Issue again what was handed out; forget what was cut off while it was being examined."""
-        config = self._build(stored.values) if stored.values is not None else None
+        config = self._config_of(stored)
         params = self._space.count(config) if config is not None else 0
         if config is None or config.key in self._numbers_by_key or params > self._budget:
             self._file.drop(stored.number)
@@ -417,6 +422,19 @@ class BudgetedStudy:
         if proposal.curve:
             self.observe(stored.number, proposal.curve, proposal.costs)
         self._unfinished.append(proposal)
+
+    def _config_of(self, stored: StoredTrial) -> TrialConfig | None:
+        """Build what a row was handed out for; of the queue's, also where that was cut off."""
+        if stored.values is not None:
+            return self._build(stored.values)
+        if stored.queued is None:
+            return None
+        try:
+            config = self._space.build(self._space.suggest(FixedTrial(dict(stored.queued))))
+        except (NothingToTrain, ValueError):  # it left something open, which was drawn
+            return None
+        self._file.write_values(stored.number, self._space.to_json(config.values))
+        return config
 
     def _build(self, stored: Mapping[str, Any]) -> TrialConfig:
         return self._space.build(self._space.from_json(stored))

@@ -181,7 +181,7 @@ class DispatcherActor:
         )
 
     async def failed(
-        self, lease: Lease, rank: int, reason: str, *, is_clean: bool, out_of_memory: bool
+        self, lease: Lease, rank: int, reason: str, *, is_clean: bool, out_of_memory: bool = False
     ) -> None:
         """See `Dispatcher.failed`."""
         self._signs.note(lease.group, rank)

@@ -8,6 +8,7 @@ is corrected as the trial goes on.
 from __future__ import annotations
 
 import math
+import random
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from types import MappingProxyType
@@ -61,6 +62,11 @@ def _random(seed: int) -> BaseSampler:
     return optuna.samplers.RandomSampler(seed=seed)
 
 
+def _by_number(make: MakeSampler, seed: int, number: int, attempt: int) -> BaseSampler:
+    """A sampler for one proposal alone, so that it follows from its number and nothing else."""
+    return make(random.Random(f"{seed} {number} {attempt}").getrandbits(32))
+
+
 OPTUNA_SAMPLERS: Mapping[str, MakeSampler] = MappingProxyType(
     {"tpe": _tpe, "random": _random, "nsga2": _nsga2, "gp": _gp}
 )
@@ -94,6 +100,10 @@ class OptunaSampler:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", optuna.exceptions.ExperimentalWarning)
             sampler = make(seed)
+        self._seed = seed
+        # Who learns nothing can propose after an interruption what he would have without it.
+        self._make = make if make is _random else None
+        self._attempt = 0
         self._study = optuna.create_study(sampler=sampler, directions=directions(costs))
         self._costs = tuple(costs)
         self._dearest = dict.fromkeys(costs, 0.0)
@@ -109,6 +119,9 @@ class OptunaSampler:
 
     def propose(self) -> Values:
         """Ask Optuna for values."""
+        if self._make is not None:
+            number, self._attempt = len(self._beliefs), self._attempt + 1
+            self._study.sampler = _by_number(self._make, self._seed, number, self._attempt)
         self._proposed = self._study.ask()
         self._count += 1
         return self._space.suggest(self._proposed)
@@ -129,6 +142,7 @@ class OptunaSampler:
 
     def accept(self, belief: Belief, *, is_own: bool) -> None:
         """Note the trial as running, so that what is proposed beside it is something else."""
+        self._attempt = 0
         if is_own and self._proposed is not None:
             self._numbers[belief.number] = self._proposed.number
             self._proposed.set_constraint(_BUDGET, 0.0)

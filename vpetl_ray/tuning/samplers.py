@@ -69,6 +69,7 @@ def make_sampler(
     space: Space,
     budget: int,
     seed: int,
+    num_before: int = 0,
     beliefs: Beliefs,
     told: Told,
     costs: Sequence[str] = (),
@@ -80,15 +81,19 @@ def make_sampler(
         space: what it proposes from.
         budget: most parameters; our own proposes nothing above it.
         seed: of all that it draws.
+        num_before: rows of the study that goes on: a sampler must not repeat the draws that these
+            were made from. Random proposals follow from their number, and are what they would be.
         beliefs: what is known of the trials, and what it predicts.
         told: what Optuna's samplers are told of a trial that was not trained to its end.
         costs: objectives beside top-1 and parameters; our own weighs none.
     """
     if name == "auto":
         name = "tpe" if costs else "ehvi"
+    kind = "random" if name in QUEUED else name
+    if kind != "random":
+        seed += num_before
     if name == "ehvi":
         return ExpectedImprovementSampler(space=space, budget=budget, seed=seed, beliefs=beliefs)
-    kind = "random" if name in QUEUED else name
     make = OPTUNA_SAMPLERS[kind]
     if told == "per_rung":
         return PerRungSampler(make, space=space, seed=seed, beliefs=beliefs, costs=costs)

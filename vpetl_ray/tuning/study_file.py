@@ -28,6 +28,7 @@ _RECORD = "record"
 _CURVE = "curve"
 _COSTS = "costs"
 _BUDGET = "over_budget"
+_QUEUED = "fixed_params"  # Optuna's own name
 _TEST_TOP1 = "test_top1:"
 
 
@@ -46,6 +47,8 @@ class StoredTrial:
     record: TrialRecord | None
     costs: Mapping[str, float] = field(default_factory=dict)
     """What was measured of it."""
+    queued: Mapping[str, Any] | None = None
+    """Optuna's parameters, of a row that came from the queue."""
 
 
 class StudyFile:
@@ -124,6 +127,10 @@ class StudyFile:
         trial.set_user_attr(_VALUES, dict(values))
         trial.set_constraint(_BUDGET, excess)
 
+    def write_values(self, number: int, values: Mapping[str, Any]) -> None:
+        """Keep what a row is built from that was cut off before that was written."""
+        self._write_attr(number, _VALUES, dict(values))
+
     def drop(self, number: int) -> None:
         """Close a row that comes to nothing."""
         self._end(number, OptunaState.FAIL)
@@ -181,6 +188,7 @@ class StudyFile:
             curve=tuple(EpochRow(**row) for row in attrs.get(_CURVE, ())),
             record=record,
             costs=attrs.get(_COSTS, {}),
+            queued=trial.system_attrs.get(_QUEUED),
         )
 
     def _end(self, number: int, state: OptunaState, values: Sequence[float] | None = None) -> None:
