@@ -41,7 +41,13 @@ from vpetl_ray.tuning.cost_counter import CostCounter
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.group_watch import GroupWatch
 from vpetl_ray.tuning.messages import DispatcherHandle
-from vpetl_ray.tuning.run import TestedTrials, TrialsEnd, measure_test, run_trials
+from vpetl_ray.tuning.run import (
+    DispatcherLost,
+    TestedTrials,
+    TrialsEnd,
+    measure_test,
+    run_trials,
+)
 from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
 from vpetl_ray.tuning.searcher import SearchObserver
 from vpetl_ray.tuning.space import Space
@@ -64,6 +70,10 @@ class SearchResult:
     facts: FrontFacts
     findings: tuple[str, ...]
     """What mattered, in a few lines."""
+
+
+MAX_LOST_DISPATCHERS = 3
+"""How often a search goes on from its study by itself; then there is something wrong."""
 
 
 def _telling(space: Space) -> tuple[str, ...]:
@@ -129,12 +139,25 @@ class SearchJob:
             self._display.stage("starting Ray")
             plan = connect(stack, self._spec, self._address)
             stack.enter_context(claimed(self._directory, self._spec))
-            return self._search(stack, store, setup, plan)
+            for _ in range(MAX_LOST_DISPATCHERS):
+                try:
+                    return self._search(store, setup, plan)
+                except DispatcherLost as error:
+                    self._display.note(f"{error}: it goes on from its study")
+            return self._search(store, setup, plan)
 
-    def _search(
+    def _search(self, store: ClipStore, setup: GroupSetup, plan: GroupPlan) -> SearchResult:
+        """Everything from here on is kept, however it ends.
+
+        Raises:
+            DispatcherLost: to be called again: the study has what was finished.
+        """
+        with ExitStack() as stack:
+            return self._search_on(stack, store, setup, plan)
+
+    def _search_on(
         self, stack: ExitStack, store: ClipStore, setup: GroupSetup, plan: GroupPlan
     ) -> SearchResult:
-        """Everything from here on is kept, however it ends."""
         num_classes = len(store.classes)
         self._display.stage(f"starting {plan.sentence}")
         dispatcher = start_dispatcher(stuck_seconds=plan.stuck_seconds)

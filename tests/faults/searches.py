@@ -26,10 +26,11 @@ petl:
     d_bottle: {int: [2, 16]}
     stages: {subset: [2, 3], min: 1}
 training:
-  learning_rate: {float: [0.0001, 0.003], log: true}
+  learning_rate: {float: [0.00001, 0.0003], log: true}
   epochs: 4
   batch_size: 4
   probe_epochs: 3
+  probe_learning_rate: 0.0001
 budget: {trainable_params: 30k}
 search: {trials: 4, start: [linear_probe], sampler: random}
 resources: {groups: 1}
@@ -41,6 +42,7 @@ class SearchProcess:
 
     def __init__(self, *words, cwd, cache, **env):
         self.mark = uuid.uuid4().hex
+        self.folder = Path(cwd)
         self.command = [sys.executable, "-m", "vpetl_ray.search", *map(str, words)]
         self._log = (Path(cwd) / f"said-{self.mark}.txt").open("w+")
         self.process = subprocess.Popen(

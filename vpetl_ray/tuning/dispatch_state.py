@@ -21,6 +21,8 @@ class TrialEntry:
     parked: bool = False
     lease: Lease | None = None
     last_group: int | None = None
+    reports: list[EpochReport] = field(default_factory=list)
+    """Every epoch, for a reader that replaces one that died."""
     unread: deque[EpochReport] = field(default_factory=deque)
     outcome: Outcome | None = None
 

@@ -88,6 +88,7 @@ class Dispatcher:
         """
         trial = TrialEntry(task=task, granted=task.until_epoch, submitted_at=self._clock())
         trial.parked, trial.epoch = True, last.epoch
+        trial.reports.append(last)
         trial.unread.append(last)
         self._trials[task.trial_id] = trial
         if self._closed:
@@ -133,9 +134,16 @@ class Dispatcher:
         trial = self._trials[trial_id]
         return trial.unread.popleft() if trial.unread else trial.outcome
 
-    def next_results(self, trial_id: str) -> list[EpochReport | Outcome] | None:
-        """Read all that `next_result` would give one by one; None while there is nothing."""
+    def next_results(
+        self, trial_id: str, *, from_start: bool = False
+    ) -> list[EpochReport | Outcome] | None:
+        """Read all that `next_result` would give one by one; None while there is nothing.
+
+        With `from_start`, what was read before comes again: the reader is a new one.
+        """
         trial = self._trials[trial_id]
+        if from_start:
+            trial.unread = deque(trial.reports)
         news: list[EpochReport | Outcome] = [*trial.unread]
         trial.unread.clear()
         if trial.outcome is not None:
@@ -296,15 +304,15 @@ class Dispatcher:
         is_new = epoch > trial.epoch or (epoch == 0 and final is not None)
         if is_new:
             trial.epoch, trial.checkpoint = epoch, state
-            trial.unread.append(
-                EpochReport(
-                    trial_id=lease.trial_id,
-                    epoch=epoch,
-                    metrics=dict(metrics),
-                    is_last=final is not None,
-                    group=lease.group,
-                )
+            report = EpochReport(
+                trial_id=lease.trial_id,
+                epoch=epoch,
+                metrics=dict(metrics),
+                is_last=final is not None,
+                group=lease.group,
             )
+            trial.reports.append(report)
+            trial.unread.append(report)
         if final is not None:
             self._settle(trial, OutcomeState.DONE, final=final)
         return True

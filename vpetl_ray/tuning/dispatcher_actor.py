@@ -76,10 +76,12 @@ class DispatcherActor:
         return await self._wait_for(lambda: self._dispatcher.next_result(trial_id), timeout)
 
     async def next_results(
-        self, trial_id: str, timeout: float | None = None
+        self, trial_id: str, timeout: float | None = None, *, from_start: bool = False
     ) -> list[EpochReport | Outcome] | None:
         """Wait for news of the trial, and return all there is; None only after `timeout`."""
-        return await self._wait_for(lambda: self._dispatcher.next_results(trial_id), timeout)
+        return await self._wait_for(
+            lambda: self._dispatcher.next_results(trial_id, from_start=from_start), timeout
+        )
 
     async def checkpoint(self, trial_id: str) -> bytes | None:
         """See `Dispatcher.checkpoint`."""
@@ -238,6 +240,15 @@ class DispatcherActor:
                 continue
         self._wake()
         return answer
+
+
+def is_there(dispatcher: Any) -> bool:
+    """Say whether a dispatcher's process still answers."""
+    try:
+        ray.get(dispatcher.load.remote())
+    except ray.exceptions.RayActorError:
+        return False
+    return True
 
 
 def start_dispatcher(*, stuck_seconds: float = STUCK_SECONDS, max_waiting: int = 10_000) -> Any:

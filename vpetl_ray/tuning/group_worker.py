@@ -79,7 +79,11 @@ class LossCallback(ray.train.UserCallback):
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         """Note the loss before any new process of the group can be there, if there is to be one."""
-        if not ray.get(self._dispatcher.remove_group.remote(self._group)):
+        try:
+            comes_back = ray.get(self._dispatcher.remove_group.remote(self._group))
+        except ray.exceptions.RayActorError:
+            comes_back = False
+        if not comes_back:
             # This controller; it would start new workers only to be told that it is over.
             ray.actor.exit_actor()  # type: ignore[no-untyped-call]
 

@@ -31,6 +31,7 @@ from vpetl_ray.results.front import front_of
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.stop_signals import note_signal
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
+from vpetl_ray.tuning.dispatcher_actor import is_there
 from vpetl_ray.tuning.halving import Halving
 from vpetl_ray.tuning.messages import Outcome, OutcomeState, make_task
 from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
@@ -120,6 +121,7 @@ def run_trials(
 
     Raises:
         SearchError: no worker group is left; finished trials are kept.
+        DispatcherLost: the search can begin anew from its study.
     """
     searcher = ParetoSearcher(
         study,
@@ -148,7 +150,7 @@ def run_trials(
             Path(scratch),
             interruption.happened,
         )
-        with _quiet_tune():
+        with _quiet_tune(), _knowing_what_was_lost(dispatcher):
             tuner.fit()
     if searcher.failure is not None:
         raise SearchError(searcher.failure)
@@ -160,6 +162,30 @@ def run_trials(
 _MOST_ACTORS = 10_000
 """Trial actors for which the head has room where something else limits them. Each takes so little
 of it that several searches share a cluster."""
+
+
+_MOST_LOST_ACTORS = 3
+"""Times that a trial's actor may die: another takes its place, the group trains on meanwhile."""
+
+
+class DispatcherLost(SearchError):  # noqa: N818 - it reads as a sentence
+    """The actor that the groups ask for work is gone, and with it what was not in the study yet."""
+
+
+@contextmanager
+def _knowing_what_was_lost(dispatcher: ActorHandle[Any]) -> Iterator[None]:
+    """Raise `DispatcherLost` where that is behind an error, whatever Tune makes of it."""
+    try:
+        yield
+    except Exception as error:
+        if not is_there(dispatcher):
+            raise DispatcherLost(_LOST) from error
+        raise
+    if not is_there(dispatcher):
+        raise DispatcherLost(_LOST)
+
+
+_LOST = "the process that hands out the trials was lost"
 
 
 def _has_waiting(dispatcher: ActorHandle[Any]) -> bool:
@@ -198,6 +224,7 @@ def _tuner(
             storage_path=str(scratch),
             verbose=0,
             stop=_StopWhen(stop),
+            failure_config=tune.FailureConfig(max_failures=_MOST_LOST_ACTORS),
             callbacks=[],
         ),
     )
@@ -252,6 +279,18 @@ def measure_test(
     Raises:
         SearchError: a group could not evaluate a member.
     """
+    with _knowing_what_was_lost(dispatcher):
+        _measure_all(study, dispatcher, read_tensors, which, num_concurrent, on_record)
+
+
+def _measure_all(
+    study: BudgetedStudy,
+    dispatcher: ActorHandle[Any],
+    read_tensors: Callable[[TrialRecord], bytes],
+    which: TestedTrials,
+    num_concurrent: int,
+    on_record: Callable[[TrialRecord], None],
+) -> None:
     waiting = deque(untested(study.records, which))
     running: deque[TrialRecord] = deque()
     while waiting or running:

@@ -27,6 +27,7 @@ from ray.tune.search import Searcher
 from vpetl_ray.results.objectives import COSTS, TRAIN_SECONDS, Known
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy, Proposal, number_of
+from vpetl_ray.tuning.dispatcher_actor import is_there
 from vpetl_ray.tuning.halving import Halving, Worth
 from vpetl_ray.tuning.messages import EpochReport, OutcomeState, make_task
 from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
@@ -238,6 +239,9 @@ class ParetoSearcher(NotSaved, Searcher):
         live = self._live.pop(trial_id, None)
         if live is None:
             return
+        if error and not is_there(self._dispatcher):
+            self._is_interrupted = True
+            return  # as below
         if self._is_left_behind(result or {}):
             return  # stays RUNNING in the study: the next run takes it up again
         state, reason = self._state_of(live, result or {}, error)

@@ -48,6 +48,7 @@ class TrialTrainable(tune.Trainable):
     group wait for Tune's loop, and one with a scheduler waits only where a decision is due.
     """
 
+    _is_new: bool
     _epoch: int
     _top1: float
 
@@ -56,6 +57,8 @@ class TrialTrainable(tune.Trainable):
         assert dispatcher is not None
         self._dispatcher = dispatcher
         self._follow(config)
+        # An actor may replace one that died, with epochs that it had read and not yet told.
+        self._is_new = True
 
     def reset_config(self, new_config: dict[str, Any]) -> bool:
         """Follow another trial; True says that this actor can be reused."""
@@ -67,8 +70,9 @@ class TrialTrainable(tune.Trainable):
         if self._epoch:
             self._dispatcher.grant.remote(self._id, granted_until(self._epoch, self._rungs))
         messages: list[EpochReport | Outcome] = ray.get(
-            self._dispatcher.next_results.remote(self._id)
+            self._dispatcher.next_results.remote(self._id, from_start=self._is_new)
         )
+        self._is_new = False
         reports = [message for message in messages if isinstance(message, EpochReport)]
         outcome = next((message for message in messages if isinstance(message, Outcome)), None)
         if reports:

@@ -8,7 +8,9 @@ dispatcher, which is also the only thing that trials ever wait for.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import itertools
 import logging
 import os
 import shutil
@@ -30,6 +32,10 @@ logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0
 """How long a group may take to end its epoch and return before its workers are killed."""
+
+MAX_LOST_CONTROLLERS = 3
+"""How often a group is started anew whose controller was lost: on the head, where it is nobody's
+fault. What happens to its workers is Ray Train's to mend, as often as it takes."""
 
 KILL_SECONDS = 30.0
 """How long Ray Train may take to notice that, which it does within seconds, and return."""
@@ -100,9 +106,12 @@ class WorkerGroups:
                 return
             self._is_closing = True
         try:
-            ray.get(self._dispatcher.close.remote())
+            # Without a dispatcher the workers end by themselves: it does not answer them.
+            with contextlib.suppress(ray.exceptions.RayActorError):
+                ray.get(self._dispatcher.close.remote())
             if not self._join(CLOSE_SECONDS):
-                self._kill_workers()
+                with contextlib.suppress(ray.exceptions.RayActorError):
+                    self._kill_workers()
                 if not self._join(KILL_SECONDS):
                     logger.warning("%d worker groups did not end in time", self._num_running)
         finally:
@@ -121,7 +130,13 @@ class WorkerGroups:
                 num_threads=max(1, int(self.plan.cpus_per_worker)),
                 beat_seconds=self.plan.stuck_seconds / 10.0,
             )
-            make_trainer(config, self.plan, self._storage).fit()
+            for num_lost in itertools.count():
+                try:
+                    make_trainer(config, self.plan, self._storage).fit()
+                    break
+                except ray.exceptions.RayActorError:  # Ray Train's own controller was lost
+                    if num_lost == MAX_LOST_CONTROLLERS or not self._lets_go(group):
+                        raise
         except Exception as error:
             if not self._is_closing:
                 logger.debug("worker group %d ended", group, exc_info=True)
@@ -132,11 +147,16 @@ class WorkerGroups:
                 is_last = self._num_running == 0
             self._note_end(group, is_last)
 
+    def _lets_go(self, group: int) -> bool:
+        """Free what a group had whose controller was lost; say whether it should come back."""
+        comes_back = bool(ray.get(self._dispatcher.remove_group.remote(group)))
+        for placement in ray.get(self._dispatcher.placements_of.remote(group)):
+            remove_placement_group(placement)
+        return comes_back and not self._is_closing
+
     def _note_end(self, group: int, is_last: bool) -> None:
         try:
-            ray.get(self._dispatcher.remove_group.remote(group))
-            for placement in ray.get(self._dispatcher.placements_of.remote(group)):
-                remove_placement_group(placement)
+            self._lets_go(group)
             if is_last and not self._is_closing:
                 causes = self._errors | ray.get(self._dispatcher.breakdowns.remote())
                 cause = next(iter(causes.values()), "its processes ended")
