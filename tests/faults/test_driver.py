@@ -88,7 +88,7 @@ def count_faults(folder, known):
 def trained(folder):
     """What is the same of the same trials, by id."""
     table = trials_of(folder).sort_values("id").set_index("id")
-    return table.drop(columns=["seconds", "curve", "group", "elapsed_seconds"], errors="ignore")
+    return table.drop(columns=["seconds", "curve", "group", "at_seconds"])
 
 
 @pytest.mark.parametrize(

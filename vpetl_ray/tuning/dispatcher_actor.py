@@ -33,7 +33,7 @@ _Answer = TypeVar("_Answer")
 class DispatcherActor:
     """`Dispatcher`, method by method; see there. Those that can be too early wait for an answer."""
 
-    def __init__(self, stuck_seconds: float) -> None:
+    def __init__(self, stuck_seconds: float = STUCK_SECONDS) -> None:
         self._dispatcher = Dispatcher()
         self._signs = SignsOfLife(stuck_seconds)
         self._watch: asyncio.Task[None] | None = None
