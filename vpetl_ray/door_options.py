@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from vpetl_ray.addresses import has_secret
+from vpetl_ray.errors import SpecError
 
 MAX_SEED = 2**32 - 1
 
@@ -44,3 +48,21 @@ TrackingUri = Annotated[
         show_default="MLFLOW_TRACKING_URI, else runs/*/mlflow.db",
     ),
 ]
+
+
+def refuse_secrets(given: Mapping[str, str | None]) -> None:
+    """Check that no address has a password or token in it: commands are seen by others, and logged.
+
+    Args:
+        given: the address that each option was given.
+
+    Raises:
+        SpecError: one has. It is not shown.
+    """
+    for option, address in given.items():
+        if address and "://" in address and has_secret(address):
+            raise SpecError(
+                f"{option}: holds a password or token, and a command line is seen by others; "
+                "set it in the environment instead: MLFLOW_TRACKING_USERNAME and _PASSWORD, "
+                "RAY_AUTH_TOKEN, AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+            )

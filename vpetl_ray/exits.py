@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from pathlib import Path
 from signal import SIGTERM
 from typing import NoReturn
@@ -40,11 +41,16 @@ def say_where(console: Console, directory: Path, tracking: TrackingReport) -> No
 
 
 def say_what_mlflow_lacks(
-    console: Console, tracking: TrackingReport, *, what: str, file: str
+    console: Console, tracking: TrackingReport, directory: Path, *, what: str, file: str
 ) -> None:
-    """Say that MLflow could not be told everything, and which file has it."""
+    """Say that MLflow could not be told everything, which file has it, and how it is told later."""
     if not tracking.is_complete:
+        deliver = shlex.join(["python", "-m", "vpetl_ray.sync", str(directory)])
+        lacks = f"{tracking.undelivered} {what}" if tracking.undelivered else "the last changes"
         console.print(
-            f"MLflow lacks {tracking.undelivered} {what}: {tracking.problem}; {file} has them all",
+            f"MLflow lacks {lacks}: {tracking.problem or 'there was no time'}; {file} has them "
+            f"all\ntell it later: {deliver}",
             soft_wrap=True,
+            markup=False,
+            highlight=False,
         )

@@ -128,7 +128,9 @@ def _finetune(
         say_where(console, directory, result.tracking)
     if profile:
         say_profile(console, directory, decode_seconds=job.decode_seconds)
-    say_what_mlflow_lacks(console, result.tracking, what="seeds", file="results.json")
+    say_what_mlflow_lacks(
+        console, result.tracking, what="seeds", file="results.json", directory=directory
+    )
     failed = [record for record in result.records if record.state is not TrialState.COMPLETE]
     if not result.is_whole:
         done = len(result.records) - len(failed)

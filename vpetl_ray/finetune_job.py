@@ -118,7 +118,9 @@ class FinetuneJob:
             num_epochs=recipe.probe_epochs if is_probe else recipe.epochs,
             num_views=facts.views["total"],
         )
-        tracker = Tracker(self._tracking_info(facts), warn=self._display.note)
+        tracker = Tracker(
+            self._tracking_info(facts), warn=self._display.note, directory=self._directory
+        )
         tracker.start()
         status: RunStatus = "FAILED"
         try:

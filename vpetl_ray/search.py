@@ -16,7 +16,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from vpetl_ray.door_options import Address, Profile
+from vpetl_ray.door_options import Address, Profile, refuse_secrets
 from vpetl_ray.errors import SearchError, SpecError, VpetlError
 from vpetl_ray.exits import (
     EXIT_FAILED,
@@ -76,6 +76,7 @@ def search(
     try:
         loaded = load_spec(spec, given)
         place = out or results_url(loaded.name)
+        refuse_secrets({"--out": place})
         mirror = _mirror(place, resume=resume)
         directory = mirror.folder if mirror else Path(place or default_runs() / loaded.name)
         directory = directory.absolute()
@@ -155,7 +156,9 @@ def _search(
         say_where(console, directory, result.tracking)
     if profile:
         say_profile(console, directory, decode_seconds=job.decode_seconds)
-    say_what_mlflow_lacks(console, result.tracking, what="trials", file="trials.parquet")
+    say_what_mlflow_lacks(
+        console, result.tracking, what="trials", file="trials.parquet", directory=directory
+    )
     if result.end is TrialsEnd.INTERRUPTED:
         end_interrupted(f" after {result.num_trained} trials; {go_on}")
     if result.end is TrialsEnd.EXHAUSTED:

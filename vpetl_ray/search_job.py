@@ -167,7 +167,9 @@ class SearchJob:
         study = self._open_study(num_classes, observers, counter)
         num_trials = self._spec.num_trials(num_classes)
         self._display.begin(study.records, plan.num_groups, num_trials)
-        tracker = Tracker(self._tracking_info(study, store), warn=self._display.note)
+        tracker = Tracker(
+            self._tracking_info(study, store), warn=self._display.note, directory=self._directory
+        )
         tracker.start()
         files = SearchFiles(
             self._directory,

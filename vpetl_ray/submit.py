@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from vpetl_ray.door_options import refuse_secrets
 from vpetl_ray.errors import SearchError, SpecError, VpetlError
 from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, fail
 from vpetl_ray.spec.load import load_spec
@@ -79,6 +80,7 @@ def submit(
         words += [_inside(spec, working_dir)]
         job = _checked_id(job_id or f"{_slug(loaded.name)}-{secrets.token_hex(3)}")
         variables = _variables(env or [])
+        refuse_secrets({"--out": out, "--tracking-uri": tracking_uri, "--address": address})
         if not address.startswith(("http://", "https://")):
             raise SpecError(
                 f"--address: must be the URL of the job server, like {DEFAULT_ADDRESS}, "

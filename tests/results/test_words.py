@@ -4,12 +4,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from vpetl_ray.addresses import redact
 from vpetl_ray.results.environment import environment_facts, git_facts
 from vpetl_ray.results.front import front_of
 from vpetl_ray.results.labels import config_label, count_label
 from vpetl_ray.results.summary import search_markdown
 from vpetl_ray.results.tracking_info import TrackingInfo
-from vpetl_ray.results.tracking_uri import redact, store_in, ui_command
+from vpetl_ray.results.tracking_uri import store_in, ui_command
 
 
 @pytest.mark.parametrize(

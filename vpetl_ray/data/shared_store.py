@@ -20,6 +20,7 @@ from pathlib import Path
 import pyarrow as pa
 from pyarrow import fs
 
+from vpetl_ray.addresses import has_secret, without_secrets
 from vpetl_ray.data.file_lock import file_lock
 from vpetl_ray.errors import DataError
 
@@ -48,6 +49,11 @@ class SharedStore:
     def __init__(self, url: str, *, beat_seconds: float = 5.0) -> None:
         self.url = url.rstrip("/")
         self._beat = beat_seconds
+        if "://" in url and has_secret(url):
+            raise DataError(
+                f"{STORE_VARIABLE}: {without_secrets(url)}: holds a password or token; set "
+                "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment instead"
+            )
         try:
             if "://" in url:
                 self._fs, self._root = fs.FileSystem.from_uri(self.url)

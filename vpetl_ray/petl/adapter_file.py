@@ -9,9 +9,10 @@ from typing import Any, Final
 import torch
 from torch import Tensor
 
-from vpetl_ray.errors import CheckpointError
+from vpetl_ray.errors import CheckpointError, VpetlError
 from vpetl_ray.petl.attach import Attached, attach
 from vpetl_ray.petl.config import PetlConfig
+from vpetl_ray.petl.count import count_trainable
 from vpetl_ray.petl.method import Backbone
 
 FORMAT: Final = "vpetl_ray adapter 1"
@@ -115,7 +116,14 @@ def load_adapter(path: Path | str, model: Backbone, *, check_backbone: bool = Tr
     for key, value in expected.items():
         if header[key] != value:
             raise CheckpointError(f"{path}: made for {key} {header[key]}, this model has {value}")
-    attached = attach(model, PetlConfig.from_dict(header["config"]), seed=0)
+    try:
+        config = PetlConfig.from_dict(header["config"])
+        _check_tensors(path, config, model, state)
+    except CheckpointError:
+        raise
+    except (VpetlError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its config is none: {error}") from error
+    attached = attach(model, config, seed=0)
     try:
         if check_backbone:
             _check_backbone(path, attached, header["backbone"])
@@ -152,9 +160,28 @@ def _read(path: Path | str, *, with_tensors: bool) -> tuple[dict[str, Any], dict
             f"{path}: is no adapter file (its format is {header.get('format')!r}, not {FORMAT!r})"
         )
     values: dict[str, Any] = dict(header)
-    values.update(config=json.loads(header["config"]), extra=json.loads(header["extra"]))
-    values.update(num_classes=int(header["num_classes"]))
+    try:
+        values.update(config=json.loads(header["config"]), extra=json.loads(header["extra"]))
+        values.update(num_classes=int(header["num_classes"]))
+        values.update({key: header[key] for key in ("arch", "backbone")})
+    except (KeyError, ValueError, RecursionError) as error:
+        raise CheckpointError(f"{path}: its header is damaged ({error!r})") from error
     return values, state
+
+
+def _check_tensors(
+    path: Path | str, config: PetlConfig, model: Backbone, state: Mapping[str, Tensor]
+) -> None:
+    """Refuse what would take memory that the file does not account for, and NaN."""
+    needed = count_trainable(config, model.arch, model.head.out_features).total
+    found = sum(tensor.numel() for tensor in state.values())
+    if needed > found:
+        raise CheckpointError(
+            f"{path}: its config has {needed:,} parameters, its tensors only {found:,}"
+        )
+    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
+    if bad:
+        raise CheckpointError(f"{path}: {bad[0]} has NaN or infinite values")
 
 
 HASH_LENGTH: Final = 16

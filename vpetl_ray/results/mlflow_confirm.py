@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import MappingProxyType
 
+from vpetl_ray.addresses import redact
 from vpetl_ray.results.confirmed import (
     CONFIRMED_FILE,
     Confirmation,
@@ -15,7 +16,6 @@ from vpetl_ray.results.confirmed import (
 )
 from vpetl_ray.results.standings import Standing, Verdict
 from vpetl_ray.results.tracking import quiet_client, set_client_defaults
-from vpetl_ray.results.tracking_uri import redact
 
 set_client_defaults()  # before the client is imported
 from mlflow import MlflowClient  # noqa: E402

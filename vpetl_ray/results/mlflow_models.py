@@ -10,10 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vpetl_ray.addresses import redact
 from vpetl_ray.errors import SpecError
 from vpetl_ray.results.pareto_choice import Member
 from vpetl_ray.results.tracking import quiet_client, set_client_defaults
-from vpetl_ray.results.tracking_uri import redact, store_in
+from vpetl_ray.results.tracking_uri import store_in
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -11,10 +11,10 @@ from mlflow import MlflowClient
 from mlflow.entities import Run
 from mlflow.exceptions import MlflowException
 
+from vpetl_ray.addresses import redact
 from vpetl_ray.errors import SpecError
 from vpetl_ray.results.mlflow_writer import PARENT, PARETO, SEARCH_ID, TRIAL_ID
 from vpetl_ray.results.tracking import quiet_client
-from vpetl_ray.results.tracking_uri import redact
 
 _PAGE = 1000
 _SPEC_ARTIFACT = "spec.yaml"

@@ -19,13 +19,13 @@ from pathlib import Path
 from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
+from vpetl_ray.addresses import redact
 from vpetl_ray.results.front import ppt
 from vpetl_ray.results.labels import trial_label
 from vpetl_ray.results.mlflow_views import TRAINING_PAGES, search_views, seed_views
 from vpetl_ray.results.records import Scalar, TrialRecord, TrialState
 from vpetl_ray.results.registration import Registration
 from vpetl_ray.results.tracking_info import RunStatus, TrackingInfo
-from vpetl_ray.results.tracking_uri import redact
 
 SEARCH_ID = "vpetl.search_id"
 FINETUNE_ID = "vpetl.finetune_id"

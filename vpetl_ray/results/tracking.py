@@ -11,15 +11,18 @@ import logging
 import os
 import queue
 import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from vpetl_ray.addresses import redact
 from vpetl_ray.results.records import TrialRecord, TrialState
 from vpetl_ray.results.registration import Registration
 from vpetl_ray.results.tracking_info import RunStatus, TrackingInfo
-from vpetl_ray.results.tracking_uri import redact, ui_address, ui_command
+from vpetl_ray.results.tracking_uri import ui_address, ui_command
+from vpetl_ray.results.waiting_records import WaitingRecords
 
 if TYPE_CHECKING:
     from vpetl_ray.results.mlflow_writer import MlflowWriter
@@ -40,6 +43,8 @@ _CHATTY = ("mlflow", "alembic", "urllib3.connectionpool")
 _FIRST_PAUSE = 1.0
 _LONGEST_PAUSE = 30.0
 _LONGEST_PAUSE_AT_END = 2.0
+PATIENCE_SECONDS = 20.0
+"""How long the end waits for a server that only fails: what waits is kept, and `sync` tells it."""
 # Errors that a second try does not change: the record is given up, the others go on.
 _NO_REGISTRY = {"ENDPOINT_NOT_FOUND", "NOT_IMPLEMENTED", "PERMISSION_DENIED", "FEATURE_DISABLED"}
 _PERMANENT = {"INVALID_PARAMETER_VALUE", "BAD_REQUEST", "RESOURCE_DOES_NOT_EXIST"}
@@ -92,9 +97,22 @@ class Tracker:
     every record again: what MLflow has is recognised, the rest is delivered.
     """
 
-    def __init__(self, info: TrackingInfo, *, warn: Callable[[str], None] | None = None) -> None:
-        """``warn`` takes the one sentence said when MLflow fails first; default: the log."""
+    def __init__(
+        self,
+        info: TrackingInfo,
+        *,
+        warn: Callable[[str], None] | None = None,
+        directory: Path | None = None,
+    ) -> None:
+        """Take what does not change.
+
+        Args:
+            info: about the whole.
+            warn: takes the one sentence said when MLflow fails first; default: the log.
+            directory: keeps what waits, see `waiting_records`; None keeps it in memory alone.
+        """
         self._info = info
+        self._waiting = None if directory is None else WaitingRecords(directory, info)
         self._warn = warn or _LOG.warning
         self._messages: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
         self._wake = threading.Event()
@@ -115,6 +133,8 @@ class Tracker:
         self._parent_run_id: str | None = None
         self._page: str | None = None
         self._problem: str | None = None
+        self._failing_since: float | None = None
+        """Since when no trial got through."""
 
     @property
     def parent_run_id(self) -> str | None:
@@ -141,6 +161,8 @@ class Tracker:
         """
         if record.state is not TrialState.INFEASIBLE or self._info.infeasible_runs:
             self._told[record.id] = record
+        if self._waiting is not None:
+            self._waiting.trial(record, adapter_path)
 
         def take() -> None:
             self._states[record.id] = record.state
@@ -172,8 +194,7 @@ class Tracker:
         told = {"front_size": float(len(front)), **(metrics or {})}
         if accuracies:
             told["best_top1"] = max(accuracies)
-        ids = tuple(record.id for record in front)
-        self._update(_Summary(front=ids, metrics=told, files=tuple(files), note=note))
+        self.update(tuple(record.id for record in front), told, tuple(files), note)
 
     def update_result(
         self, metrics: Mapping[str, float], *, files: Sequence[Path] = (), note: str = ""
@@ -185,7 +206,7 @@ class Tracker:
             files: uploaded to it as they are at that moment.
             note: Markdown that becomes its description.
         """
-        self._update(_Summary(metrics=dict(metrics), files=tuple(files), note=note))
+        self.update((), dict(metrics), tuple(files), note)
 
     def register(self, registration: Registration) -> None:
         """Make the front a registered model, once its trials are told.
@@ -193,20 +214,43 @@ class Tracker:
         Args:
             registration: its files stay where they are until `finish`.
         """
+        if self._waiting is not None:
+            self._waiting.registration(registration)
 
         def take() -> None:
             self._registration = registration
 
         self._messages.put(take)
 
-    def _update(self, summary: _Summary) -> None:
+    def update(
+        self,
+        front: tuple[str, ...],
+        metrics: Mapping[str, float],
+        files: tuple[Path, ...],
+        note: str,
+    ) -> None:
+        """Tell the latest about the whole, as the two above make it; the front by its ids."""
+        summary = _Summary(front=front, metrics=metrics, files=files, note=note)
+        if self._waiting is not None:
+            self._waiting.summary(**vars(summary))
+
         def take() -> None:
             self._summary, self._progress_is_due = summary, True
 
         self._messages.put(take)
 
-    def finish(self, status: RunStatus, *, timeout: float = 60.0) -> TrackingReport:
-        """End the search's run and wait until everything is told, or until ``timeout`` seconds."""
+    def finish(
+        self, status: RunStatus, *, timeout: float = 60.0, patience: float = PATIENCE_SECONDS
+    ) -> TrackingReport:
+        """End the search's run and wait until everything is told.
+
+        Args:
+            status: how it ended.
+            timeout: seconds after which the rest is left untold.
+            patience: the same, of a server that has only failed for so long.
+        """
+        if self._waiting is not None:
+            self._waiting.status(status)
 
         def take() -> None:
             self._status = status
@@ -214,20 +258,31 @@ class Tracker:
         self._messages.put(take)
         self._wake.set()
         if self._thread.ident is not None:
-            self._thread.join(timeout)
+            self._wait(time.monotonic() + timeout, patience)
         self._abandoned.set()
         self._wake.set()
         delivered = sum(self._delivered.get(id_) is record for id_, record in self._told.items())
         undelivered = len(self._told) - delivered
+        is_complete = self._closed and undelivered == 0
+        if self._waiting is not None:
+            self._waiting.close(is_delivered=is_complete)
         return TrackingReport(
             delivered=delivered,
             undelivered=undelivered,
-            is_complete=self._closed and undelivered == 0,
+            is_complete=is_complete,
             parent_run_id=self._parent_run_id,
             ui_command=self.ui_command,
             ui_page=self._page,
             problem=self._problem,
         )
+
+    def _wait(self, deadline: float, patience: float) -> None:
+        started = time.monotonic()
+        while self._thread.is_alive() and time.monotonic() < deadline:
+            failing = self._failing_since
+            if failing is not None and time.monotonic() - max(failing, started) > patience:
+                return
+            self._thread.join(0.1)
 
     def _write(self) -> None:
         pause = 0.0
@@ -235,9 +290,11 @@ class Tracker:
             self._take_messages(wait=pause == 0.0)
             try:
                 self._deliver()
-                pause = 0.0
+                pause, self._failing_since = 0.0, None
             except Exception as error:  # noqa: BLE001 - tracking must never end a search
                 self._note(error)
+                if self._failing_since is None:
+                    self._failing_since = time.monotonic()
                 self._writer = None  # the next try asks MLflow what has arrived
                 pause = min(max(2 * pause, _FIRST_PAUSE), self._longest_pause)
                 self._wake.wait(pause)
@@ -296,6 +353,7 @@ class Tracker:
             self._note(error)
         else:
             self._delivered[trial_id] = record
+            self._failing_since = None
         del self._pending[trial_id]
 
     def _deliver_adapter(self, writer: "MlflowWriter", trial_id: str) -> None:

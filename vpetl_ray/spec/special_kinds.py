@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from typing import Any
-from urllib.parse import urlsplit
 
+from vpetl_ray.addresses import has_secret
 from vpetl_ray.spec.kinds import Kind, Text, Word, Wrong, nearest, read_items, show
 from vpetl_ray.tuning.start import START_CONFIGS
 
@@ -14,7 +14,6 @@ _COUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kKmM]?)")
 _SHARE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
-_SECRET_WORDS = ("password", "passwd", "token", "secret", "apikey", "api_key")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -98,22 +97,13 @@ class TrackingUri(Text):
 
     def _read(self, raw: object) -> str:
         text = super()._read(raw)
-        if _has_secret(text):
+        if has_secret(text):
             # The value is not shown: messages end up in logs.
             raise Wrong(
                 "holds a password or token; set MLFLOW_TRACKING_URI, or MLFLOW_TRACKING_USERNAME "
                 "and MLFLOW_TRACKING_PASSWORD, in the environment instead"
             )
         return text
-
-
-def _has_secret(uri: str) -> bool:
-    try:
-        parts = urlsplit(uri)
-    except ValueError:
-        return "@" in uri
-    words = parts.query.lower()
-    return "@" in parts.netloc or any(word in words for word in _SECRET_WORDS)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -41,7 +41,7 @@ class Task:
     @property
     def config(self) -> Any:
         """The config as the search gave it, unpickled anew on every call."""
-        return pickle.loads(self.payload)  # noqa: S301 - written by our own driver, never a file
+        return pickle.loads(self.payload)  # noqa: S301  # nosec B301 - our own driver's, no file
 
 
 def make_task(

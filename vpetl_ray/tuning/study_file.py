@@ -6,8 +6,12 @@ JSON here, and what is proposed next is decided elsewhere.
 
 from __future__ import annotations
 
+import contextlib
+import json
 import math
+import sqlite3
 import uuid
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -19,6 +23,7 @@ from optuna.trial import FrozenTrial, create_trial
 from optuna.trial import TrialState as OptunaState
 from sqlalchemy import event
 
+from vpetl_ray.errors import SearchError
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.tuning.search_id import SEARCH_ID
 
@@ -30,6 +35,8 @@ _COSTS = "costs"
 _BUDGET = "over_budget"
 _QUEUED = "fixed_params"  # Optuna's own name
 _TEST_TOP1 = "test_top1:"
+_SEAL = "crc"
+"""Of a record, beside its own values; records of earlier versions have none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,6 +69,8 @@ class StudyFile:
     def __init__(self, path: Path | None, costs: Sequence[str] = ()) -> None:
         self._costs = tuple(costs)
         optuna.logging.set_verbosity(optuna.logging.ERROR)
+        if path is not None and path.exists():
+            check_study(path)
         self._study = optuna.create_study(
             study_name="search",
             storage=_storage(path),
@@ -151,7 +160,8 @@ class StudyFile:
 
     def write_record(self, record: TrialRecord) -> None:
         """Keep a record."""
-        self._write_attr(record.number, _RECORD, record.to_dict())
+        values = record.to_dict()
+        self._write_attr(record.number, _RECORD, {**values, _SEAL: _seal(values)})
 
     def write_curve(
         self, number: int, curve: Sequence[EpochRow], costs: Mapping[str, float]
@@ -179,7 +189,7 @@ class StudyFile:
         record = None
         if _RECORD in attrs:
             test_top1 = self._study.user_attrs.get(f"{_TEST_TOP1}{trial.number}")
-            record = replace(TrialRecord.from_dict(attrs[_RECORD]), test_top1=test_top1)
+            record = replace(_record_of(attrs[_RECORD], trial.number), test_top1=test_top1)
         return StoredTrial(
             number=trial.number,
             is_open=trial.state is OptunaState.RUNNING,
@@ -201,6 +211,38 @@ class StudyFile:
     def _id_of(self, number: int) -> int:
         storage, study_id = self._study._storage, self._study._study_id
         return storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+
+def check_study(path: Path) -> None:
+    """Check that the file is whole, before anything is read from it or written to it.
+
+    Raises:
+        SearchError: it is not.
+    """
+    try:
+        with contextlib.closing(sqlite3.connect(path)) as connection:
+            found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
+    except sqlite3.Error as error:
+        found = str(error)
+    if found != "ok":
+        raise SearchError(
+            f"{path}: the study is damaged ({' '.join(found.split())}); put a copy of it in its "
+            "place, or search anew into another folder"
+        )
+
+
+def _seal(values: Mapping[str, Any]) -> int:
+    return zlib.crc32(json.dumps(values, sort_keys=True).encode())
+
+
+def _record_of(stored: Mapping[str, Any], number: int) -> TrialRecord:
+    values = {name: value for name, value in stored.items() if name != _SEAL}
+    if _SEAL in stored and stored[_SEAL] != _seal(values):
+        raise SearchError(
+            f"study.db: the record of trial {number} does not match its checksum; put a copy of "
+            "the file in its place, or search anew into another folder"
+        )
+    return TrialRecord.from_dict(values)
 
 
 def directions(costs: Sequence[str]) -> list[StudyDirection]:
