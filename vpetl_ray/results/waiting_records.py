@@ -9,6 +9,7 @@ in the middle, is passed over.
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -80,7 +81,8 @@ class WaitingRecords:
     def close(self, *, is_delivered: bool) -> None:
         """End; a file of which MLflow has everything goes away."""
         if self._file is not None:
-            self._file.close()
+            with contextlib.suppress(OSError):  # closing tries once more what did not fit before
+                self._file.close()
             self._file = None
         if is_delivered:
             self._path.unlink(missing_ok=True)
