@@ -88,16 +88,22 @@ class WaitingRecords:
             self._path.unlink(missing_ok=True)
 
     def _relative(self, path: Path | None) -> str | None:
-        return None if path is None else str(path.relative_to(self._directory))
+        return None if path is None else os.path.relpath(path, self._directory)
 
     def _write(self, line: Mapping[str, Any]) -> None:
         if self._file is None:
             return
         try:
-            self._file.write(redact(json.dumps(line, ensure_ascii=False), self._uri) + "\n")
+            self._file.write(
+                redact(json.dumps(line, ensure_ascii=False, default=_plain), self._uri) + "\n"
+            )
         except OSError as error:
             self.problem = f"{self._path}: {error.strerror}"
             self.close(is_delivered=False)
+
+
+def _plain(value: object) -> object:
+    return dict(value) if isinstance(value, Mapping) else str(value)
 
 
 @dataclasses.dataclass(kw_only=True)
