@@ -29,8 +29,9 @@ Model = Annotated[
     str,
     typer.Argument(
         metavar="MODEL",
-        help="A search's folder (runs/x, runs/x@knee, runs/x@t0007), a folder or file of one "
-        "model, models:/NAME@ALIAS, or an MLflow run id.",
+        help="A search's folder (runs/x, runs/x@knee, runs/x@t0007) or address "
+        "(s3://bucket/runs/x@knee), a folder or file of one model, "
+        "models:/NAME@ALIAS, or an MLflow run id.",
         show_default=False,
     ),
 ]

@@ -42,8 +42,9 @@ def load(
 
     Args:
         source: a folder (of a search, possibly with the member behind it: `runs/x@knee`,
-            `runs/x@t0007`; of a `finetune`; or written by `pick --out`), an adapter file, a
-            registered model (`models:/NAME@ALIAS`, `models:/NAME/VERSION`) or an MLflow run's id.
+            `runs/x@t0007`; of a `finetune`; or written by `pick --out`), a search's address on
+            object storage (`s3://bucket/runs/x@knee`), an adapter file, a registered model
+            (`models:/NAME@ALIAS`, `models:/NAME/VERSION`) or an MLflow run's id.
         backbone: the backbone's weights, where they are neither beside the adapter nor where they
             were in training.
         device: by default a GPU where there is one.
@@ -51,6 +52,7 @@ def load(
 
     Raises:
         CheckpointError: there is no such model, or its backbone is missing or another one.
+        DataError: the object storage cannot be read, or has no results there.
         SpecError: the MLflow store cannot be read, or has no such model.
 
     """
@@ -68,7 +70,7 @@ def locate(source: str | Path, *, tracking_uri: str | None = None) -> Located:
     """Find the adapter file that `source` means; see `load`.
 
     Raises:
-        CheckpointError, SpecError: there is no such model.
+        CheckpointError, DataError, SpecError: there is no such model.
 
     """
     text = str(source)
@@ -77,6 +79,11 @@ def locate(source: str | Path, *, tracking_uri: str | None = None) -> Located:
     path, _, member = text.rpartition("@")
     if not path or Path(text).expanduser().exists():
         path, member = text, ""
+    if "://" in path:
+        from vpetl_ray.data.mirror import download_results  # noqa: PLC0415 - pyarrow is slow
+
+        folder, keep = download_results(path)
+        return Located(adapter=find_adapter(folder, member or None), keep=keep)
     try:
         return Located(adapter=find_adapter(Path(path).expanduser(), member or None))
     except CheckpointError:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -40,6 +41,10 @@ class _Source:
 
     members: tuple[Member, ...]
     folder: Path | None = None
+    place: str = ""
+    """The folder, or the address on object storage that it was copied from."""
+    keep: tempfile.TemporaryDirectory[str] | None = None
+    """The folder of the copy, removed with this object."""
     uri: str = ""
     versions: Mapping[str, Version] | None = None
     """By trial, of a registered model."""
@@ -49,7 +54,8 @@ def pick(
     name: Annotated[
         str,
         typer.Argument(
-            help="A search's results folder, or the name of its registered model in MLflow.",
+            help="A search's results folder or its address (s3://...), or the name of its "
+            "registered model in MLflow.",
             show_default=False,
         ),
     ],
@@ -116,6 +122,11 @@ def _count(text: str | None) -> int | None:
 
 def _source(name: str, tracking_uri: str | None) -> _Source:
     folder = Path(name).expanduser()
+    keep: tempfile.TemporaryDirectory[str] | None = None
+    if "://" in name:
+        from vpetl_ray.data.mirror import download_results  # noqa: PLC0415 - pyarrow is slow
+
+        folder, keep = download_results(name)
     if folder.is_dir():
         members = (
             Member(
@@ -127,7 +138,8 @@ def _source(name: str, tracking_uri: str | None) -> _Source:
             )
             for entry in read_front(folder)
         )
-        return _Source(members=tuple(members), folder=folder)
+        place = name.rstrip("/") if keep else str(folder)
+        return _Source(members=tuple(members), folder=folder, place=place, keep=keep)
     uri = find_store(name, name, tracking_uri)
     versions = {version.member.trial: version for version in list_versions(uri, name)}
     members_of = tuple(version.member for version in versions.values())
@@ -159,7 +171,7 @@ def _show(console: Console, members: Sequence[Member], chosen: Member) -> None:
 def _named(source: _Source, chosen: Member, alias: str, name: str) -> str:
     """Give the model the alias where it is registered; say what it is called now."""
     if source.versions is None:
-        return f"{source.folder}@{chosen.trial}"
+        return f"{source.place}@{chosen.trial}"
     version = source.versions[chosen.trial]
     if not alias:
         return version.uri
@@ -181,8 +193,6 @@ def _write(
     bundle: bool,
     backbone: Path | None,
 ) -> None:
-    import tempfile  # noqa: PLC0415
-
     from vpetl_ray.inference.model_folder import CARD, write_folder  # noqa: PLC0415 - torch
     from vpetl_ray.results.card_files import card_of  # noqa: PLC0415
 

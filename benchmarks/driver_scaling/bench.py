@@ -2,11 +2,11 @@
 
     python -m benchmarks.driver_scaling.bench [--groups 512] [--sampler ehvi] [--trials 10000]
 
-Searcher, scheduler with early stopping, study on disk, dispatcher: the real ones. Groups are
-simulated, on a clock of their own (see `simulated_tune`): 8 epochs of 60 s a trial. One run is one
-process, as memory is asked for; `--table` prints what was found so far. `--tracker` tells the first
-trials to a real MLflow store as well, and `--dispatcher` drives the real dispatcher actor with 512
-groups that ask and report, in one process.
+Searcher, scheduler with early stopping, study on disk, dispatcher, and the tracker with an MLflow
+store in a folder: the real ones. Groups are simulated, on a clock of their own (see
+`simulated_tune`): 8 epochs of 60 s a trial. One run is one process, as memory is asked for;
+`--table` prints what was found so far. `--tracker` measures the tracker alone, and
+`--dispatcher` drives the real dispatcher actor with 512 groups that ask and report.
 """
 
 from __future__ import annotations
@@ -29,10 +29,11 @@ from rich.table import Table
 from benchmarks.driver_scaling.polling import measure_polling
 from benchmarks.driver_scaling.simulated_tune import DirectHandle, SimulatedTune
 from benchmarks.report import Figure, print_figures, write_summary
-from vpetl_ray.results.records import TrialRecord
+from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.results.tracking import Tracker, TrackingInfo
 from vpetl_ray.results.tracking_uri import store_in
 from vpetl_ray.spec.load import load_spec
+from vpetl_ray.tuning import rung_scheduler as rung_scheduler_module
 from vpetl_ray.tuning import searcher as searcher_module
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
 from vpetl_ray.tuning.dispatcher import Dispatcher
@@ -50,8 +51,9 @@ BUSY_FLOOR = 95.0
 
 def search(num_groups: int, num_trials: int, sampler: str) -> dict[str, Any]:
     """Run one search on simulated groups."""
-    # The searcher waits for its dispatcher by `ray.get`; the direct handle has answered already.
-    searcher_module.ray = SimpleNamespace(get=lambda answer: answer)  # type: ignore[attr-defined]
+    # Both wait for the dispatcher by `ray.get`; the direct handle has answered already.
+    for module in (searcher_module, rung_scheduler_module):
+        module.ray = SimpleNamespace(get=lambda answer: answer)  # type: ignore[attr-defined]
     spec, now = load_spec(SPEC), [0.0]
     rng = random.Random(0)
 
@@ -61,6 +63,7 @@ def search(num_groups: int, num_trials: int, sampler: str) -> dict[str, Any]:
 
     memory_before = _memory_mb()
     with tempfile.TemporaryDirectory() as folder:
+        tracker = _tracker(folder)
         study = BudgetedStudy(
             Path(folder) / "study.db",
             space=spec.space(NUM_CLASSES),
@@ -68,7 +71,7 @@ def search(num_groups: int, num_trials: int, sampler: str) -> dict[str, Any]:
             sampler=sampler,
             seed=0,
             start=[],
-            on_record=lambda record: None,
+            on_record=tracker.log_trial,
         )
         handle = DirectHandle(Dispatcher(clock=lambda: now[0]))
         halving = Halving(default_rungs(EPOCHS))
@@ -94,7 +97,10 @@ def search(num_groups: int, num_trials: int, sampler: str) -> dict[str, Any]:
         )
         start = time.process_time()
         figures = tune.run()
+        # The simulated clock is faster than the real one: what the tracker has not yet written.
+        report = tracker.finish("FINISHED", timeout=900.0)
         cpu_seconds = time.process_time() - start
+        assert report.is_complete, report.problem
     driver_ms, waits = np.array(figures.driver_ms), np.array(figures.waits_s)
     return {
         "groups": num_groups,
@@ -107,6 +113,7 @@ def search(num_groups: int, num_trials: int, sampler: str) -> dict[str, Any]:
         "last_driver_ms": float(driver_ms[-500:].mean()),
         "wait_ms": 1e3 * float(waits.mean()),
         "wait_p99_ms": 1e3 * float(np.quantile(waits, 0.99)),
+        "cpu_ms": 1e3 * cpu_seconds / num_trials,
         "driver_load": 100.0 * 1e-3 * float(driver_ms.sum()) / max(1e-9, figures.makespan),
         "cpu_seconds": cpu_seconds,
         "memory_mb": _memory_mb(),
@@ -119,25 +126,28 @@ def _memory_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024.0
 
 
+def _tracker(folder: str) -> Tracker:
+    uri, artifacts = store_in(folder)
+    info = TrackingInfo(
+        search_id="scaling",
+        name="scaling",
+        uri=uri,
+        artifact_location=artifacts,
+        experiment="scaling",
+        spec_text="name: scaling\n",
+        settings={},
+        columns=("petl.patt.d_bottle",),
+        environment={},
+    )
+    tracker = Tracker(info)
+    tracker.start()
+    return tracker
+
+
 def measure_tracker(num_trials: int) -> float:
     """CPU milliseconds a trial of the real tracker into a store in a folder."""
-    from vpetl_ray.results.records import EpochRow, TrialState  # noqa: PLC0415
-
     with tempfile.TemporaryDirectory() as folder:
-        uri, artifacts = store_in(folder)
-        info = TrackingInfo(
-            search_id="scaling",
-            name="scaling",
-            uri=uri,
-            artifact_location=artifacts,
-            experiment="scaling",
-            spec_text="name: scaling\n",
-            settings={},
-            columns=("petl.patt.d_bottle",),
-            environment={},
-        )
-        tracker = Tracker(info)
-        tracker.start()
+        tracker = _tracker(folder)
         start = time.process_time()
         for number in range(num_trials):
             curve = tuple(EpochRow(epoch=e, top1=50.0, loss=1.0, seconds=60.0) for e in range(1, 9))
@@ -167,6 +177,7 @@ def table(runs: list[dict[str, Any]]) -> Table:
         "groups busy %": "{busy:.2f}",
         "driver CPU a trial, ms": "{driver_ms:.0f}",
         "of the last 500": "{last_driver_ms:.0f}",
+        "all CPU a trial, ms": "{cpu_ms:.0f}",
         "driver load %": "{driver_load:.1f}",
         "a result waits, ms": "{wait_ms:.0f}",
         "99th percentile": "{wait_p99_ms:.0f}",

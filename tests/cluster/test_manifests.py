@@ -323,3 +323,43 @@ def test_scripts_are_shell_and_secrets_are_fresh():
     lines = first.split()
     assert all(re.fullmatch(r"[A-Z_]+=[0-9a-f]{48}", line) for line in lines)
     assert not set(lines) & set(second.split())
+
+
+def test_the_dockerfile_is_clean_for_hadolint():
+    hadolint = Path(sys.executable).with_name("hadolint")
+    done = subprocess.run(
+        [hadolint, ROOT / "docker" / "Dockerfile"], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stdout) == (0, ""), done.stdout + done.stderr
+
+
+def test_the_compose_file_is_read_by_a_parser_of_its_own_and_wants_its_secrets(tmp_path):
+    """Podman itself is only asked for its version: none is needed to parse."""
+    podman = tmp_path / "podman"
+    podman.write_text("#!/bin/sh\necho podman version 5.0.0\n")
+    podman.chmod(0o755)
+    (tmp_path / "none").write_text("")
+    secrets = subprocess.run(
+        ["sh", ROOT / "docker" / "secrets.sh"], capture_output=True, check=True
+    )
+    (tmp_path / "secrets").write_bytes(secrets.stdout)
+
+    def config(env_file):
+        return subprocess.run(
+            [
+                Path(sys.executable).with_name("podman-compose"), "--podman-path", podman,
+                "--env-file", tmp_path / env_file, "-f", COMPOSE, "config",
+            ],
+            capture_output=True, text=True, check=False,
+        )  # fmt: skip
+
+    read = config("secrets")
+    assert read.returncode == 0, read.stderr
+    services = yaml.safe_load(read.stdout)["services"]
+    assert set(services) == {"head", "worker", "search", "mlflow", "postgres"}
+    for name in ("head", "worker", "search"):  # what the anchors have put together
+        assert re.fullmatch("[0-9a-f]{48}", services[name]["environment"]["RAY_AUTH_TOKEN"])
+        assert services[name]["cap_drop"] == ["ALL"]
+    refused = config("none")
+    assert refused.returncode != 0
+    assert "run docker/secrets.sh first" in refused.stderr

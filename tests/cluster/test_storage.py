@@ -1,6 +1,8 @@
 """Clips, features and results on a real S3-compatible server, and on a path."""
 
+import json
 import os
+import re
 import subprocess
 import sys
 import threading
@@ -211,3 +213,21 @@ def test_a_search_into_a_bucket_goes_on_from_it_on_another_machine(s3, videos, t
     assert "[3/3]" in second.stdout
     assert "[2/3]" not in second.stdout
     assert not list(Path(tmp_path / "two" / "clips").glob("*/.building*"))
+
+    def door(name, *words):
+        return subprocess.run(
+            [sys.executable, "-m", f"vpetl_ray.{name}", *map(str, words)],
+            cwd=tmp_path, env={**os.environ, **s3, "VPETL_CACHE": str(tmp_path / "three")},
+            capture_output=True, text=True, check=False, timeout=120,
+        )  # fmt: skip
+
+    picked = door("pick", "s3://lab/runs/tiny", "--knee")
+    assert picked.returncode == 0, picked.stderr
+    model = re.search(r"predict (s3://lab/runs/tiny@t\d{4}) VIDEO", picked.stdout)[1]
+    video = next(videos.rglob("*.mp4"))
+    seen = door("predict", model, video, "--json")
+    assert seen.returncode == 0, seen.stderr
+    assert json.loads(seen.stdout)["video"] == str(video)
+    missing = door("pick", "s3://lab/runs/nothing")
+    assert missing.returncode == 2
+    assert missing.stderr == "s3://lab/runs/nothing: there are no results there\n"

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import tempfile
 import threading
 from collections.abc import Callable
+from pathlib import Path
 
 from vpetl_ray.data.config import cache_root
 from vpetl_ray.data.shared_store import SharedStore
@@ -15,6 +17,25 @@ log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_COPIES = 10.0
 _NAME = "results"
+
+
+def download_results(url: str) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
+    """Copy what a run left under `url` to a folder of its own, to be read.
+
+    Not to the folder that a search writes here: one may be at work on the same address.
+
+    Returns:
+        The folder, and what removes it.
+
+    Raises:
+        DataError: it cannot be read, or holds no results.
+    """
+    store = SharedStore(url, named="results")
+    keep = tempfile.TemporaryDirectory(prefix="vpetl_results_")
+    folder = Path(keep.name) / store.url.rpartition("/")[2]
+    if not store.fetch(_NAME, folder):
+        raise DataError(f"{url}: there are no results there")
+    return folder, keep
 
 
 class Mirror:
@@ -30,7 +51,7 @@ class Mirror:
 
     def __init__(self, url: str, *, warn: Callable[[str], None] = log.warning) -> None:
         self.url = url.rstrip("/")
-        self._store = SharedStore(self.url)
+        self._store = SharedStore(self.url, named="--out")
         self._warn = warn
         mark = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.folder = cache_root() / "mirrors" / mark / self.url.rpartition("/")[2]

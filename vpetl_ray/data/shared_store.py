@@ -41,12 +41,13 @@ class SharedStore:
             own tools have them (`AWS_ACCESS_KEY_ID`, an instance's role); `AWS_ENDPOINT_URL` names
             another server than Amazon's.
         beat_seconds: how often who makes something says so.
+        named: what the user gave `url` by, for a message.
 
     Raises:
         DataError: there is no such kind of storage.
     """
 
-    def __init__(self, url: str, *, beat_seconds: float = 5.0) -> None:
+    def __init__(self, url: str, *, beat_seconds: float = 5.0, named: str = STORE_VARIABLE) -> None:
         self.url = url.rstrip("/")
         self._beat = beat_seconds
         if "://" in url and has_secret(url):
@@ -61,7 +62,7 @@ class SharedStore:
                 self._fs, self._root = fs.LocalFileSystem(), str(Path(url).absolute())
         except (ValueError, *_FAILURES) as error:
             why = " ".join(str(error).split())
-            raise DataError(f"{STORE_VARIABLE}: {url} cannot be used: {why}") from error
+            raise DataError(f"{named}: {url} cannot be used: {why}") from error
 
     def fetch(self, name: str, target: Path) -> bool:
         """Copy a folder from the store to `target`, which is not there yet; False: it has none.
