@@ -111,7 +111,7 @@ def make_training_step(
     def read() -> Tensor:
         return tuning._train.read(batch, epoch=1, train=True)
 
-    return lambda: tuning._step(batch, read, len(batch))
+    return lambda: tuning._step([batch], iter([read]), len(batch))
 
 
 def frozen_figures(
