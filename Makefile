@@ -24,7 +24,7 @@ fix:  ## what can be mended by itself
 	$(BIN)ruff format .
 
 test:  ## what CI runs
-	$(BIN)python -m pytest
+	$(BIN)python -m pytest -n 2 --dist loadfile
 
 slow:  ## the tests that take longer
 	$(BIN)python -m pytest -m slow
