@@ -32,9 +32,11 @@ class RayNodes:
 
     Args:
         cache: the clip stores' folder, which every node sees.
+        machines: `Machines`, of which each node gets one; None: all are on this machine's loopback.
     """
 
-    def __init__(self, cache, base_port=None, **env):
+    def __init__(self, cache, base_port=None, machines=None, **env):
+        self._machines = machines
         self.token = secrets.token_hex(32)
         self._base = base_port or free_base()
         self._count = 0
@@ -52,8 +54,12 @@ class RayNodes:
             **env,
         }
         self.env.pop("PYTHONDONTWRITEBYTECODE", None)
-        self.url = f"http://127.0.0.1:{self._base + 1}"
-        self.address = f"127.0.0.1:{self._base}"
+        self.host = "127.0.0.1"
+
+    @property
+    def url(self):
+        """The job server's."""
+        return f"http://{self.host}:{self._base + 1}"
 
     def __enter__(self):
         return self
@@ -63,11 +69,12 @@ class RayNodes:
 
     def head(self, num_cpus=0):
         """Start the head and wait until its job server answers."""
+        inside, self.host = self._machine()
         node = self._start(
             "--head", f"--port={self._base}", "--include-dashboard=true",
-            "--dashboard-host=127.0.0.1", f"--dashboard-port={self._base + 1}",
+            f"--dashboard-host={self.host}", f"--dashboard-port={self._base + 1}",
             f"--temp-dir={self._folder / 'ray'}", f"--ray-client-server-port={self._base + 2}",
-            num_cpus=num_cpus,
+            num_cpus=num_cpus, inside=inside, host=self.host,
         )  # fmt: skip
         self._wait(lambda: _answers(f"{self.url}/api/version"), node)
         return node
@@ -77,7 +84,14 @@ class RayNodes:
         # A folder of its own, as on a machine of its own: nodes that share one delete each other's
         # copies of the working directory.
         folder = self._folder / f"n{self._count + 1}"
-        return self._start(f"--address={self.address}", f"--temp-dir={folder}", num_cpus=num_cpus)
+        inside, host = self._machine()
+        return self._start(
+            f"--address={self.host}:{self._base}", f"--temp-dir={folder}",
+            num_cpus=num_cpus, inside=inside, host=host,
+        )  # fmt: skip
+
+    def _machine(self):
+        return self._machines.add() if self._machines else ([], "127.0.0.1")
 
     def wait_for(self, num_nodes, seconds=120):
         """Wait until so many nodes are alive, the head among them."""
@@ -110,7 +124,7 @@ class RayNodes:
             text=True,
         )
 
-    def _start(self, *words, num_cpus):
+    def _start(self, *words, num_cpus, inside, host):
         first = self._base + PORTS_PER_NODE * (self._count + 1)
         self._count += 1
         ports = [f"--{name}={first + i}" for i, name in enumerate(_OFFSETS)]
@@ -118,9 +132,9 @@ class RayNodes:
         log = self._stack.enter_context((self._folder / f"node{self._count}.log").open("w"))
         node = subprocess.Popen(
             [
-                RAY, "start", "--block", "--node-ip-address=127.0.0.1", f"--num-cpus={num_cpus}",
-                "--num-gpus=0", "--object-store-memory=100000000", "--disable-usage-stats",
-                *ports, *words,
+                *inside, RAY, "start", "--block", f"--node-ip-address={host}",
+                f"--num-cpus={num_cpus}", "--num-gpus=0",
+                "--object-store-memory=100000000", "--disable-usage-stats", *ports, *words,
             ],
             env=self.env,
             stdout=log,

@@ -12,6 +12,7 @@ import time
 import pandas as pd
 import pytest
 
+from tests.cluster.namespaces import Machines
 from tests.cluster.nodes import RayNodes
 from tests.doors.conftest import SPEC
 
@@ -112,6 +113,22 @@ def test_two_ddp_workers_on_different_nodes_find_the_front_of_one_machine(nodes,
     pd.testing.assert_frame_equal(trained(out), trained(here))
     assert front(out) == front(here)
     print("front with 2 workers on 2 nodes and on 1:", front(out))
+
+
+def test_two_ddp_workers_in_two_network_namespaces_find_that_front_too(project, cache):
+    with Machines() as machines, RayNodes(cache, machines=machines) as nodes:
+        nodes.head()
+        nodes.join()
+        nodes.join()
+        nodes.wait_for(3)
+        words = ("--trials", "3", "--set", "resources.workers_per_group=2")
+        out, job = on_cluster(nodes, project, *words, "--set", "resources.placement=strict_spread")
+        text = ended(job)
+    assert "starting 1 worker group of 2 workers with 1 CPU each" in text
+    here = alone(project, cache, *words)
+    pd.testing.assert_frame_equal(trained(out), trained(here))
+    assert front(out) == front(here)
+    print("front with 2 workers in 2 namespaces and on 1 machine:", front(out))
 
 
 def test_a_node_that_joins_is_used_and_one_that_is_killed_costs_its_last_epoch(
