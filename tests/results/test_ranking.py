@@ -4,7 +4,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from vpetl_ray.results.front import dominates, non_dominated
-from vpetl_ray.results.ranking import SPREADS, dominance_ranks, first_of_two, ranking
+from vpetl_ray.results.ranking import SPREADS, Ranking, dominance_ranks, first_of_two, ranking
 
 coordinate = st.integers(0, 6).map(float)
 points_2d = st.lists(st.tuples(coordinate, coordinate), max_size=20)
@@ -40,6 +40,17 @@ def test_a_ranking_names_everything_once_front_after_front(spread: str, points: 
 @given(points=points_2d, num=st.integers(0, 25))
 def test_the_first_of_a_ranking_are_those_of_the_whole(spread: str, points: list, num: int) -> None:
     assert ranking(points, spread, num=num).tolist() == ranking(points, spread)[:num].tolist()
+
+
+@every_spread
+@given(points=points_2d | points_3d, num=st.integers(0, 25), data=st.data())
+def test_the_first_wanted_is_the_one_that_the_whole_ranking_names_first(
+    spread: str, points: list, num: int, data: st.DataObject
+) -> None:
+    wanted = data.draw(st.lists(st.booleans(), min_size=len(points), max_size=len(points)))
+    named = [index for index in ranking(points, spread)[:num] if wanted[index]]
+    found = Ranking(points, spread).first_wanted(np.array(wanted, dtype=bool), num)
+    assert found == next(iter(named), None)
 
 
 @every_spread

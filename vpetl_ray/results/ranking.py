@@ -47,17 +47,20 @@ def _ranks_of_two(costs_N2: Costs) -> NDArray[np.intp]:
     From left to right, a front dominates a point exactly if its lowest member so far is not above
     the point; and those lowest members ascend with the rank.
     """
-    ranks_N = np.zeros(len(costs_N2), dtype=np.intp)
+    order_N = np.lexsort((costs_N2[:, 1], costs_N2[:, 0]))
+    ranks: list[int] = []
     lowest: list[float] = []
-    before: tuple[float, float] | None = None
+    before: list[float] | None = None
     rank = 0
-    for index in np.lexsort((costs_N2[:, 1], costs_N2[:, 0])):
-        point = float(costs_N2[index, 0]), float(costs_N2[index, 1])
+    # Python's own numbers: to take each of thousands out of an array costs more than all the rest.
+    for point in costs_N2[order_N].tolist():
         if point != before:
             rank = bisect_right(lowest, point[1])
             lowest[rank : rank + 1] = [point[1]]
             before = point
-        ranks_N[index] = rank
+        ranks.append(rank)
+    ranks_N = np.empty(len(costs_N2), dtype=np.intp)
+    ranks_N[order_N] = ranks
     return ranks_N
 
 
@@ -115,12 +118,65 @@ SPREADS: Mapping[str, Callable[[Costs], Order]] = MappingProxyType(
 """How the members of one front are ordered, by the name that a spec gives it."""
 
 
-def ranking(costs: ArrayLike, spread: str = "epsilon_net", *, num: int | None = None) -> Order:
-    """Order points, the one to keep first at the front.
+class Ranking:
+    """Points in order, the one to keep first at the front; worked out as far as it is asked for.
+
+    To order a front costs as much as its members squared, and of thousands of trials at a rung it is
+    one or two fronts that matter.
 
     Args:
         costs: (N, M), less is better. Distances are measured after each column is scaled to 0..1
             over all points given.
+        spread: a key of `SPREADS`.
+    """
+
+    def __init__(self, costs: ArrayLike, spread: str = "epsilon_net") -> None:
+        costs_NM = np.asarray(costs, dtype=np.float64)
+        self._order_front = SPREADS[spread]
+        self._ordered: dict[int, Order] = {}
+        self._fronts: list[Order] = []
+        if len(costs_NM):
+            span_M = np.ptp(costs_NM, axis=0)
+            self._scaled_NM = (costs_NM - costs_NM.min(axis=0)) / np.where(span_M > 0, span_M, 1.0)
+            ranks_N = dominance_ranks(costs_NM)
+            by_rank_N = np.argsort(ranks_N, kind="stable")
+            self._fronts = np.split(by_rank_N, np.cumsum(np.bincount(ranks_N))[:-1])
+
+    def first(self, num: int) -> Order:
+        """The first so many, as indices."""
+        chosen: list[int] = []
+        for rank in range(len(self._fronts)):
+            if len(chosen) >= num:
+                break
+            chosen.extend(self._front(rank))
+        return np.array(chosen[:num], dtype=np.intp)
+
+    def first_wanted(self, is_wanted_N: NDArray[np.bool_], num: int) -> int | None:
+        """Of the first `num`, the index of the first that is wanted; None if none of them is."""
+        begin = 0
+        for rank, members in enumerate(self._fronts):
+            if begin >= num:
+                break
+            if is_wanted_N[members].any():
+                within = self._front(rank)[: num - begin]
+                wanted = within[is_wanted_N[within]]
+                if len(wanted):
+                    return int(wanted[0])
+            begin += len(members)
+        return None
+
+    def _front(self, rank: int) -> Order:
+        if rank not in self._ordered:
+            members = self._fronts[rank]
+            self._ordered[rank] = members[self._order_front(self._scaled_NM[members])]
+        return self._ordered[rank]
+
+
+def ranking(costs: ArrayLike, spread: str = "epsilon_net", *, num: int | None = None) -> Order:
+    """Order points as `Ranking` does.
+
+    Args:
+        costs: (N, M), less is better.
         spread: a key of `SPREADS`.
         num: how many of them are wanted; by default all.
 
@@ -128,16 +184,4 @@ def ranking(costs: ArrayLike, spread: str = "epsilon_net", *, num: int | None = 
         (num,) indices.
     """
     costs_NM = np.asarray(costs, dtype=np.float64)
-    num = len(costs_NM) if num is None else min(num, len(costs_NM))
-    chosen: list[int] = []
-    if num == 0:
-        return np.array(chosen, dtype=np.intp)
-    span_M = np.ptp(costs_NM, axis=0)
-    scaled_NM = (costs_NM - costs_NM.min(axis=0)) / np.where(span_M > 0, span_M, 1.0)
-    ranks_N = dominance_ranks(costs_NM)
-    rank = 0
-    while len(chosen) < num:
-        front = np.flatnonzero(ranks_N == rank)
-        chosen.extend(front[SPREADS[spread](scaled_NM[front])])
-        rank += 1
-    return np.array(chosen[:num], dtype=np.intp)
+    return Ranking(costs_NM, spread).first(len(costs_NM) if num is None else num)

@@ -19,7 +19,7 @@ The life of a trial here, in the `promotion` variant:
 In the `stopping` variant a rung answers at once with CONTINUE or STOP, and nothing comes back.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from enum import Enum
 from typing import Literal, get_args
@@ -28,7 +28,7 @@ import numpy as np
 
 from vpetl_ray.results.front import to_costs
 from vpetl_ray.results.objectives import LOWEST
-from vpetl_ray.results.ranking import ranking
+from vpetl_ray.results.ranking import Ranking
 
 Variant = Literal["promotion", "stopping"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
@@ -77,19 +77,24 @@ class _Rung:
     epoch: int
     entries: dict[str, RungEntry] = field(default_factory=dict)
     promoted: set[str] = field(default_factory=set)
-    best: list[str] | None = None  # until the next entry
+    ranked: Ranking | None = None  # until the next entry
 
-    def first(self, num: int, spread: str) -> list[str]:
-        """The `num` best of the ranking."""
-        if self.best is None or len(self.best) != num:
-            entries = list(self.entries.values())
-            sizes = [(max(entry.params, 1), *entry.costs) for entry in entries]
-            decades = np.log10(np.maximum(sizes, LOWEST))
-            values = np.column_stack([decades, [entry.top1 for entry in entries]])
-            is_better_high = (*(False for _ in sizes[0]), True) if sizes else (False, True)
-            chosen = ranking(to_costs(values, is_better_high), spread, num=num)
-            self.best = [entries[index].trial for index in chosen]
-        return self.best
+    def first(self, among: Collection[str], num: int, spread: str) -> str | None:
+        """Of the `num` best, the first that is among these; None if none of them is."""
+        entries = list(self.entries.values())
+        if self.ranked is None:
+            values = np.array([(e.params, *e.costs, e.top1) for e in entries], dtype=np.float64)
+            values[:, 0] = np.maximum(values[:, 0], 1.0)
+            values[:, :-1] = np.log10(np.maximum(values[:, :-1], LOWEST))
+            is_better_high = [False] * (values.shape[1] - 1) + [True]
+            self.ranked = Ranking(to_costs(values, is_better_high), spread)
+        is_among = np.array([entry.trial in among for entry in entries], dtype=bool)
+        index = self.ranked.first_wanted(is_among, num)
+        return None if index is None else entries[index].trial
+
+    def waiting(self) -> Collection[str]:
+        """Those that were not promoted."""
+        return self.entries.keys() - self.promoted
 
 
 def default_rungs(epochs: int) -> tuple[int, ...]:
@@ -182,11 +187,12 @@ class Halving:
             return Decision.CONTINUE
         if trial not in rung.entries:
             rung.entries[trial] = RungEntry(trial=trial, params=params, top1=top1, costs=costs)
-            rung.best = None
+            rung.ranked = None
         if self._variant == "promotion":
             return Decision.CONTINUE if trial in rung.promoted else Decision.PAUSE
-        kept = rung.first(max(1, int(len(rung.entries) / self._eta)), self._spread)
-        return Decision.CONTINUE if trial in kept else Decision.STOP
+        num_kept = max(1, int(len(rung.entries) / self._eta))
+        is_kept = rung.first({trial}, num_kept, self._spread) is not None
+        return Decision.CONTINUE if is_kept else Decision.STOP
 
     def next_promotion(self) -> str | None:
         """Name the trial that should go on next, and count it as promoted; None if there is none.
@@ -214,9 +220,10 @@ class Halving:
 
     def _best_ranked(self) -> str | None:
         for rung in reversed(self._rungs.values()):
-            for trial in rung.first(int(len(rung.entries) / self._eta), self._spread):
-                if trial not in rung.promoted:
-                    return trial
+            num = int(len(rung.entries) / self._eta)
+            trial = rung.first(rung.waiting(), num, self._spread) if num else None
+            if trial is not None:
+                return trial
         return None
 
     def epoch_of(self, trial: str) -> int:
@@ -228,7 +235,7 @@ class Halving:
         for rung in self._rungs.values():
             if rung.entries.pop(trial, None) is not None:
                 rung.promoted.discard(trial)
-                rung.best = None
+                rung.ranked = None
 
     def entries(self) -> Mapping[int, tuple[RungEntry, ...]]:
         """Return what is known at each rung, in the order in which it came."""
@@ -258,7 +265,7 @@ class Halving:
                     trial=trial, params=params, top1=curve[at], costs=further
                 )
                 rung.promoted.add(trial)
-                rung.best = None
+                rung.ranked = None
 
 
 def _most_worthy(waiting: Sequence[str], worth: Worth) -> str | None:
