@@ -121,8 +121,8 @@ SPREADS: Mapping[str, Callable[[Costs], Order]] = MappingProxyType(
 class Ranking:
     """Points in order, the one to keep first at the front; worked out as far as it is asked for.
 
-    To order a front costs as much as its members squared, and of thousands of trials at a rung it is
-    one or two fronts that matter.
+    To order a front costs as much as its members squared, and of thousands of trials at a rung it
+    is one or two fronts that matter.
 
     Args:
         costs: (N, M), less is better. Distances are measured after each column is scaled to 0..1
