@@ -5,8 +5,9 @@
 Searcher, scheduler with early stopping, study on disk, dispatcher, and the tracker with an MLflow
 store in a folder: the real ones. Groups are simulated, on a clock of their own (see
 `simulated_tune`): 8 epochs of 60 s a trial. One run is one process, as memory is asked for;
-`--table` prints what was found so far. `--tracker` measures the tracker alone, and
-`--dispatcher` drives the real dispatcher actor with 512 groups that ask and report.
+`--table` prints what was found so far. `--tracker` measures the tracker alone, `--dispatcher`
+drives the real dispatcher actor with 512 groups that ask and report, and `--tune` measures what
+is not simulated: Tune's own loop and Ray's messages (`--tune --groups 2 8 512`).
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from rich.table import Table
 
 from benchmarks.driver_scaling.polling import measure_polling
 from benchmarks.driver_scaling.simulated_tune import DirectHandle, SimulatedTune
+from benchmarks.driver_scaling.tune_cost import tune_milliseconds, wait_milliseconds
 from benchmarks.report import Figure, print_figures, write_summary
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.results.tracking import Tracker, TrackingInfo
@@ -44,8 +46,12 @@ from vpetl_ray.tuning.searcher import ParetoSearcher
 HERE = Path(__file__).parent
 SPEC = HERE.parents[1] / "search_spaces" / "position_scale.yaml"
 NUM_CLASSES, EPOCHS, EPOCH_SECONDS = 12, 8, 60.0
-TUNE_SECONDS = 0.010
-"""Of Tune's own loop for each event: what `benchmarks/orchestration` leaves for it."""
+TUNE_SECONDS = 0.0035
+"""Of Tune's own loop and Ray's messages for each event: `--tune` measures 2.5 ms with 2 running
+trials, 3.0 with 8, and of its wait for the next event, which alone grows with them, 0.5 with 512.
+"""
+MOST_REAL = 24
+"""Trial actors that fit into a small machine beside all else: 120 MB each."""
 BUSY_FLOOR = 95.0
 
 
@@ -168,6 +174,21 @@ def measure_tracker(num_trials: int) -> float:
         return 1e3 * (time.process_time() - start) / num_trials
 
 
+def measure_tune(groups: list[int]) -> list[Figure]:
+    """What `TUNE_SECONDS` says: with real trial actors as far as they fit, and its wait alone."""
+    spec, figures = load_spec(SPEC), []
+    for num_groups in groups:
+        found = {"wait for the next of": wait_milliseconds(num_groups)}
+        if num_groups <= MOST_REAL:
+            sizes = {"num_groups": num_groups, "num_trials": 80 + 6 * num_groups}
+            found["all of"] = tune_milliseconds(spec, NUM_CLASSES, epochs=EPOCHS, **sizes)
+        for what, milliseconds in found.items():
+            name = f"Tune: main thread's CPU an event, {what} {num_groups} running trials"
+            figures.append(Figure(figure=name, value=milliseconds, unit="ms", better="lower"))
+            print(figures[-1], flush=True)
+    return figures
+
+
 def table(runs: list[dict[str, Any]]) -> Table:
     found = Table(title="One driver, simulated groups, 8 epochs of 60 s a trial")
     columns = {
@@ -222,6 +243,7 @@ def main() -> None:
     parser.add_argument("--trials", type=int, default=10_000)
     parser.add_argument("--tracker", type=int, metavar="TRIALS")
     parser.add_argument("--dispatcher", action="store_true")
+    parser.add_argument("--tune", action="store_true", help="what Tune itself takes")
     parser.add_argument("--table", action="store_true", help="print what was found before")
     given = parser.parse_args()
     figures = []
@@ -237,6 +259,8 @@ def main() -> None:
         )
     elif given.dispatcher:
         figures += measure_polling()
+    elif given.tune:
+        figures += measure_tune(given.groups)
     elif not given.table:
         runs = json.loads(runs_file.read_text()) if runs_file.exists() else []
         for num_groups in given.groups:

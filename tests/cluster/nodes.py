@@ -1,5 +1,6 @@
 """A Ray cluster on this machine: one `ray start` a node, ports of its own, and a token."""
 
+import fcntl
 import json
 import os
 import secrets
@@ -11,7 +12,7 @@ import tempfile
 import time
 import urllib.error
 import urllib.request
-from contextlib import ExitStack
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 RAY = str(Path(sys.executable).with_name("ray"))
@@ -27,6 +28,35 @@ _OFFSETS = (
 )
 
 
+class Node:
+    """A `ray start` process, and what it says."""
+
+    def __init__(self, command, env, log):
+        self._command, self._env, self._log = command, env, log
+        self.start()
+
+    def start(self):
+        """Start it, or start it again, as the unit in `cluster/systemd` does."""
+        with self._log.open("w") as log:
+            self._process = subprocess.Popen(
+                self._command, env=self._env, stdout=log, stderr=log, start_new_session=True
+            )
+        self.is_wanted = True
+
+    def has_ended(self):
+        return self.is_wanted and self._process.poll() is not None
+
+    def kill(self):
+        """Take it away, without a word."""
+        self.is_wanted = False
+        if self._process.poll() is None:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+
+    def said(self):
+        return self._log.read_text()[-2000:]
+
+
 class RayNodes:
     """Starts and kills nodes; all end with the block.
 
@@ -38,9 +68,10 @@ class RayNodes:
     def __init__(self, cache, base_port=None, machines=None, **env):
         self._machines = machines
         self.token = secrets.token_hex(32)
-        self._base = base_port or free_base()
-        self._count = 0
         self._stack = ExitStack()
+        self._base = base_port or self._stack.enter_context(own_ports())
+        self._count = 0
+        self._nodes = []
         self._folder = Path(self._stack.enter_context(tempfile.TemporaryDirectory(prefix="vr")))
         self.env = {
             **{k: v for k, v in os.environ.items() if not k.startswith("RAY_")},
@@ -93,12 +124,23 @@ class RayNodes:
     def _machine(self):
         return self._machines.add() if self._machines else ([], "127.0.0.1")
 
-    def wait_for(self, num_nodes, seconds=120):
-        """Wait until so many nodes are alive, the head among them."""
+    def wait_for(self, num_nodes, seconds=240):
+        """Wait until so many nodes are alive, the head among them.
+
+        A node that ends while it starts, as may be on a machine that is busy with much else, is
+        started again.
+        """
         deadline = time.monotonic() + seconds
         while (found := self._num_alive()) != num_nodes:
-            assert time.monotonic() < deadline, f"{found} nodes, not {num_nodes}"
-            time.sleep(0.3)
+            for node in filter(Node.has_ended, self._nodes):
+                print("a node is started again, which said:", self._said(), flush=True)
+                node.start()
+            assert time.monotonic() < deadline, f"{found} nodes, not {num_nodes}: {self._said()}"
+            time.sleep(0.5)
+
+    def _said(self):
+        errors = (path.read_text()[:2000] for path in self._folder.glob("*/*/logs/raylet.err"))
+        return "\n".join([*(node.said() for node in self._nodes), *errors])
 
     def _num_alive(self):
         request = urllib.request.Request(
@@ -106,12 +148,6 @@ class RayNodes:
         )
         nodes = json.load(urllib.request.urlopen(request, timeout=10))["data"]["summary"]
         return sum(node["raylet"].get("state") == "ALIVE" for node in nodes)
-
-    def kill(self, node):
-        """Take a node away, without a word."""
-        if node.poll() is None:
-            os.killpg(node.pid, signal.SIGKILL)
-            node.wait()
 
     def submit(self, *words, cwd, env=None):
         """Run the door that talks to the job server."""
@@ -129,36 +165,41 @@ class RayNodes:
         self._count += 1
         ports = [f"--{name}={first + i}" for i, name in enumerate(_OFFSETS)]
         ports += [f"--min-worker-port={first + 20}", f"--max-worker-port={first + 199}"]
-        log = self._stack.enter_context((self._folder / f"node{self._count}.log").open("w"))
-        node = subprocess.Popen(
-            [
-                *inside, RAY, "start", "--block", f"--node-ip-address={host}",
-                f"--num-cpus={num_cpus}", "--num-gpus=0",
-                "--object-store-memory=100000000", "--disable-usage-stats", *ports, *words,
-            ],
-            env=self.env,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            start_new_session=True,
-        )  # fmt: skip
-        self._stack.callback(self.kill, node)
+        command = [
+            *inside, RAY, "start", "--block", f"--node-ip-address={host}",
+            f"--num-cpus={num_cpus}", "--num-gpus=0",
+            "--object-store-memory=100000000", "--disable-usage-stats", *ports, *words,
+        ]  # fmt: skip
+        node = Node(command, self.env, self._folder / f"node{self._count}.log")
+        self._nodes.append(node)
+        self._stack.callback(node.kill)
         return node
 
-    def _wait(self, is_ready, node, seconds=120):
+    def _wait(self, is_ready, node, seconds=180):
         deadline = time.monotonic() + seconds
         while not is_ready():
-            logs = "\n".join(path.read_text()[-2000:] for path in self._folder.glob("*.log"))
-            assert node.poll() is None, logs
-            assert time.monotonic() < deadline, logs
+            assert not node.has_ended(), self._said()
+            assert time.monotonic() < deadline, self._said()
             time.sleep(0.2)
 
 
-def free_base():
-    """A range of ports in which nobody listens, as far as its first says."""
+@contextmanager
+def own_ports():
+    """The first of a range of ports that no other test on this machine has, and nobody listens on.
+
+    Below those that the system gives to whoever asks for any.
+    """
     for base in range(BASE_PORT, 32_000, 2_000):
-        with socket.socket() as probe:
-            if probe.connect_ex(("127.0.0.1", base)) != 0:
-                return base
+        with (Path(tempfile.gettempdir()) / f"vpetl-ports-{base}").open("w") as mark:
+            try:
+                fcntl.flock(mark, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                continue
+            with socket.socket() as probe:
+                is_free = probe.connect_ex(("127.0.0.1", base)) != 0
+            if is_free:
+                yield base
+                return
     raise AssertionError("no free ports")
 
 

@@ -141,11 +141,12 @@ def test_a_node_that_joins_is_used_and_one_that_is_killed_costs_its_last_epoch(
     said = wait_for_line(job, "starting 1 worker group of 1 worker")
     said += wait_for_line(job, "1 worker group is at work")
     nodes.join()
+    nodes.wait_for(3)
     joined = time.monotonic()
     said += wait_for_line(job, "2 worker groups are at work")
     joined = time.monotonic() - joined
     time.sleep(5)  # both have begun a trial
-    nodes.kill(first)
+    first.kill()
     killed = time.monotonic()
     said += wait_for_line(job, "1 lost with a node, 1 worker group is at work")
     lost = time.monotonic() - killed
@@ -168,3 +169,23 @@ def test_two_searches_share_a_cluster(nodes, project):
         ended(job)
     one, two = (trained(out) for out, _ in jobs)
     pd.testing.assert_frame_equal(one, two)
+
+
+def test_a_search_waits_for_the_nodes_that_it_asks_for(nodes, project):
+    words = (*RANDOM, "--trials", "4", "--set", "resources.groups=2")
+    out, job = on_cluster(nodes, project, *words, "--set", "resources.wait_minutes=5")
+    said = wait_for_line(job, "starting 2 worker groups", "(0 fit now, the others wait for nodes)")
+    nodes.join()
+    nodes.join()
+    text = "".join(said) + ended(job)
+    groups = pd.read_parquet(out / "trials.parquet")["group"].dropna()
+    assert set(groups) == {0, 1}, text
+
+
+def test_a_search_for_which_no_node_comes_says_so_and_ends(nodes, project):
+    words = (*RANDOM, "--trials", "4", "--set", "resources.wait_minutes=0.2")
+    _, job = on_cluster(nodes, project, *words)
+    text, _ = job.communicate(timeout=600)
+    assert job.returncode == 1, text
+    assert "no worker group was ready after 0.2 minutes (resources.wait_minutes)" in text
+    assert "Traceback" not in text

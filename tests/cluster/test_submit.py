@@ -1,6 +1,9 @@
 """A search as a job, on a cluster of three `ray start` processes with a token."""
 
+import json
 import sys
+import urllib.error
+import urllib.request
 
 import pandas as pd
 import pytest
@@ -32,6 +35,18 @@ def project(tmp_path, videos):
 def said(process, seconds=200):
     text, _ = process.communicate(timeout=seconds)
     return text
+
+
+@pytest.mark.parametrize(("token", "code"), [(None, 401), ("0" * 64, 403)], ids=["no", "wrong"])
+def test_without_the_clusters_token_no_job_is_taken(nodes, token, code):
+    request = urllib.request.Request(
+        f"{nodes.url}/api/jobs/",
+        data=json.dumps({"entrypoint": "true"}).encode(),
+        headers={"Authorization": f"Bearer {token}"} if token else {},
+    )
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(request, timeout=30)
+    assert refused.value.code == code
 
 
 def test_a_search_is_submitted_followed_cut_off_and_attached_again(nodes, project):
