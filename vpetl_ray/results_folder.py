@@ -9,11 +9,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from vpetl_ray.errors import SpecError
+from vpetl_ray.errors import SearchError, SpecError
 from vpetl_ray.results.atomic import replacing
 from vpetl_ray.results.search_folder import LOCK_FILE
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
+from vpetl_ray.tuning.study_format import check_study
 
 SPEC_FILE = "spec.yaml"
 STUDY_FILE = "study.db"
@@ -49,7 +50,7 @@ def check_folder(directory: Path, spec: SearchSpec, *, resume: bool) -> None:
 
     Raises:
         SpecError: it holds something already, or nothing to go on with, or another spec's search,
-            or cannot be written.
+            or one that is damaged or of a newer version, or cannot be written.
     """
     has_study = (directory / STUDY_FILE).exists()
     if not has_study and _was_only_claimed(directory):
@@ -58,6 +59,10 @@ def check_folder(directory: Path, spec: SearchSpec, *, resume: bool) -> None:
     if resume and not has_study:
         raise SpecError(f"--resume: there is no search in {directory}; leave --resume out")
     if resume:
+        try:
+            check_study(directory / STUDY_FILE)
+        except SearchError as error:
+            raise SpecError(str(error)) from error
         _check_same_spec(directory, spec)
     elif has_study and directory.is_dir():
         raise SpecError(

@@ -77,7 +77,10 @@ def test_values_out_of_range_are_named(values: dict[str, object], message: str) 
             "data.split: is for hmdb51 alone, leave it out with 'fo",
         ),
         ({"source": "hmdb51", "split": 4}, "data.split: must be a whole number from 1 to 3, got 4"),
-        ({"source": "ssv2", "outside_paths": True}, "data.outside_paths: is for csv alone"),
+        (
+            {"source": "svhn", "outside_paths": True},
+            "data.outside_paths: is for folder, csv, hmdb51, ssv2 alone",
+        ),
         ({"source": "sv2"}, r"data.source: must be one of .*did you mean 'ssv2'"),
     ],
 )

@@ -48,7 +48,10 @@ def _moving_square(seed: int, *, to_right: bool) -> np.ndarray:
 @pytest.fixture(scope="session")
 def videos(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two classes of moving squares in the Kinetics layout."""
-    root = tmp_path_factory.mktemp("data") / "videos"
+    return write_videos(tmp_path_factory.mktemp("data") / "videos")
+
+
+def write_videos(root: Path) -> Path:
     for split, count in {"train": 8, "val": 4, "test": 4}.items():
         for label in ("left", "right"):
             folder = root / split / label

@@ -16,6 +16,7 @@ from vpetl_ray.petl.attach import attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
 from vpetl_ray.tuning.study_file import StudyFile
+from vpetl_ray.tuning.study_format import FORMAT
 
 __all__ = ["make_record"]
 STATE = b"PK\x03\x04" + bytes(range(256)) * 20
@@ -73,6 +74,28 @@ def test_a_damaged_study_is_refused_by_name(study, how):
     with pytest.raises(SearchError, match=r"study\.db: the study is damaged"):
         StudyFile(study)
     assert study.read_bytes() == bytes(wrong[how])
+
+
+def test_a_study_of_a_newer_version_is_refused_and_one_of_an_older_is_marked(study):
+    def stored():
+        with sqlite3.connect(study) as connection:
+            query = "SELECT value_json FROM study_user_attributes WHERE key = 'format'"
+            return [json.loads(row[0]) for row in connection.execute(query)]
+
+    def change(command, *values):
+        with sqlite3.connect(study) as connection:
+            connection.execute(command, values)
+
+    assert stored() == [FORMAT]
+    change("UPDATE study_user_attributes SET value_json = ? WHERE key = 'format'", FORMAT + 1)
+    before = study.read_bytes()
+    sentence = f"was written by a newer version of vpetl_ray \\(format {FORMAT + 1}; this one reads"
+    with pytest.raises(SearchError, match=sentence):
+        StudyFile(study)
+    assert study.read_bytes() == before
+    change("DELETE FROM study_user_attributes WHERE key = 'format'")
+    assert len(StudyFile(study).read()) == 30
+    assert stored() == [FORMAT]
 
 
 def test_a_record_that_was_changed_is_refused_by_its_trial(study):

@@ -15,6 +15,7 @@ from vpetl_ray.data.csv_manifest import list_csv
 from vpetl_ray.data.data_set import DataSet
 from vpetl_ray.data.folder import list_folder
 from vpetl_ray.data.hmdb51 import list_hmdb51
+from vpetl_ray.data.inside import check_inside
 from vpetl_ray.data.ssv2 import list_ssv2
 from vpetl_ray.errors import DataError
 
@@ -31,7 +32,7 @@ class OpenOptions:
     split: int = 1
     """Which of the official splits, where there are several."""
     outside_paths: bool = False
-    """Whether a list of videos may name some outside of its folder."""
+    """Whether videos may lie outside of the folder, by a link or by the list that names them."""
 
     @property
     def root(self) -> Path:
@@ -127,19 +128,20 @@ SOURCES: Mapping[str, Source] = {
         # at which they are used.
         defaults={"stride": 1, "size": 32, "train_crop": "centre", "flip": 0.0, "test_segments": 1},
     ),
-    "folder": Source(open=_open_folder),
+    "folder": Source(open=_open_folder, options=("outside_paths",)),
     "csv": Source(
         open=_open_csv, path_is="the CSV file that lists its videos", options=("outside_paths",)
     ),
     "hmdb51": Source(
         open=_open_hmdb51,
         num_classes=51,
-        options=("split",),
+        options=("split", "outside_paths"),
         defaults={"frames": 8, "stride": 2, "size": 224},
     ),
     "ssv2": Source(
         open=_open_ssv2,
         num_classes=174,
+        options=("outside_paths",),
         # Mirrored, "from left to right" is another class; and the end of a video tells as much
         # as its middle, so frames are spread over all of it, as Video Swin takes them there.
         defaults={"sampling": "uniform", "flip": 0.0},
@@ -198,16 +200,17 @@ def open_data_set(
         split_seed: decides which ones are held out.
         num_processes: how many processes make the demo's videos.
         split: which of the official splits, where there are several.
-        outside_paths: whether a list of videos may name some outside of its folder.
+        outside_paths: whether videos may lie outside of the folder.
 
     Raises:
-        DataError: unknown source, missing path, or a layout that is not the expected one.
+        DataError: unknown source, missing path, a layout that is not the expected one, or a video
+            that lies elsewhere.
 
     """
     entry = get_source(source)
     if entry.needs_path and not path:
         raise DataError(f"data.path: the source {source!r} needs {entry.path_is}")
-    return entry.open(
+    found = entry.open(
         OpenOptions(
             path=Path(path).expanduser().absolute() if path else None,
             cache_root=cache_root,
@@ -218,3 +221,6 @@ def open_data_set(
             outside_paths=outside_paths,
         )
     )
+    if "outside_paths" in entry.options and not outside_paths:
+        check_inside(found)
+    return found

@@ -121,7 +121,8 @@ class DataConfig:
     split: int | None = None
     """Which of the official splits of hmdb51, 1 to 3. Default: 1."""
     outside_paths: bool = False
-    """Whether a csv manifest may list videos outside of its folder (by `..`, links, full paths)."""
+    """Whether videos may lie outside of the data set's folder: by a link in it or, of a csv
+    manifest, by `..` or a full path."""
     frames: int | None = None
     """Frames in a clip. Default: 8."""
     stride: int | None = None
@@ -167,7 +168,7 @@ class DataConfig:
         known = get_source(self.source).options
         for name in sorted({name for source in SOURCES.values() for name in source.options}):
             if getattr(self, name) and name not in known:
-                takers = " and ".join(s for s, source in SOURCES.items() if name in source.options)
+                takers = ", ".join(s for s, source in SOURCES.items() if name in source.options)
                 raise DataError(
                     f"data.{name}: is for {takers} alone, leave it out with {self.source!r}"
                 )

@@ -12,13 +12,13 @@ not make this program read other files, unless the user says so (`data.outside_p
 from __future__ import annotations
 
 import csv
-import functools
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
 from vpetl_ray.data.data_set import DataSet, Split
+from vpetl_ray.data.inside import ALLOWED_BY, InsideCheck
 from vpetl_ray.data.splits import ByClass, complete_splits, data_set_of_videos, no_videos
 from vpetl_ray.errors import DataError
 
@@ -63,17 +63,14 @@ def list_csv(path: Path, *, outside_paths: bool, val_share: float, split_seed: i
 
 
 def _by_split(path: Path, outside_paths: bool) -> dict[str, ByClass[str]]:
-    is_inside = _InsideCheck(path.parent)
+    is_inside = InsideCheck(path.parent)
     given: dict[str, ByClass[str]] = {}
     lines: dict[str, int] = {}
     for row in _rows(path):
         where = f"data.path: {path}, line {row.line}"
         video = os.path.normpath(path.parent / row.path)
         if not outside_paths and not is_inside(video):
-            raise DataError(
-                f"{where}: {row.path} lies outside of {path.parent}; "
-                "data.outside_paths: true allows that"
-            )
+            raise DataError(f"{where}: {row.path} lies outside of {path.parent}; {ALLOWED_BY}")
         if video in lines:
             raise DataError(f"{where}: {row.path} is listed already, in line {lines[video]}")
         lines[video] = row.line
@@ -107,23 +104,6 @@ def _row(values: dict[str, str | None], where: str, line: int) -> _Row:
     if split not in _SPLITS:
         raise DataError(f"{where}: the split must be one of {', '.join(_SPLITS)}, got {split!r}")
     return _Row(line=line, path=path, label=label, split=_SPLITS[split])
-
-
-class _InsideCheck:
-    """Whether files lie in a folder once every link on the way is followed."""
-
-    def __init__(self, root: Path) -> None:
-        self._root = os.path.realpath(root)
-        # A link is looked for once a folder, not once a video.
-        self._real_folder = functools.cache(os.path.realpath)
-
-    def __call__(self, path: str) -> bool:
-        if os.path.islink(path):
-            real = os.path.realpath(path)
-        else:
-            folder, name = os.path.split(path)
-            real = os.path.join(self._real_folder(folder), name)
-        return os.path.commonpath([self._root, real]) == self._root
 
 
 def _check(

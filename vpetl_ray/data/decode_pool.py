@@ -30,6 +30,9 @@ from vpetl_ray.errors import DataError
 
 SECONDS_A_VIDEO = 300.0
 """A video that takes longer is given up as unreadable."""
+BYTES_A_VIDEO = 6 * 2**30
+"""A video that takes more memory, too. The largest frames that are taken, 8192 x 8192, need up to 4
+GB with their decoder's threads."""
 
 WORKER_COMMAND = (sys.executable, "-m", "vpetl_ray.data.decode_worker")
 
@@ -53,9 +56,15 @@ class DecodePool:
     """
 
     def __init__(
-        self, spec: ClipSpec, num_processes: int, *, seconds_a_video: float = SECONDS_A_VIDEO
+        self,
+        spec: ClipSpec,
+        num_processes: int,
+        *,
+        seconds_a_video: float = SECONDS_A_VIDEO,
+        bytes_a_video: int = BYTES_A_VIDEO,
     ) -> None:
         self.spec = spec
+        self._bytes = bytes_a_video
         self._seconds = seconds_a_video
         self.num_processes = num_processes
         self._threads = ThreadPoolExecutor(max(1, num_processes))  # it starts none before use
@@ -122,7 +131,7 @@ class DecodePool:
         if self._is_closed:
             return UnreadableVideoError("decoding was broken off")
         if worker is None or not worker.is_alive:
-            worker = _Worker(self.spec)
+            worker = _Worker(self.spec, self._bytes)
             self._own.worker = worker
             self._workers.append(worker)
             if self._is_closed:
@@ -133,12 +142,12 @@ class DecodePool:
 class _Worker:
     """One child process."""
 
-    def __init__(self, spec: ClipSpec) -> None:
+    def __init__(self, spec: ClipSpec, bytes_a_video: int) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         package_parent = str(Path(__file__).parents[2])
         search_path = [package_parent, os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and words)
-            [*WORKER_COMMAND, json.dumps(asdict(spec))],
+            [*WORKER_COMMAND, json.dumps(asdict(spec)), str(bytes_a_video)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

@@ -9,6 +9,11 @@ from vpetl_ray.errors import DataError
 _PACKED = (".rar", ".zip", ".tar", ".tgz", ".tar.gz", ".7z")
 
 
+def shown(name: str) -> str:
+    """Write a file's name on one line: it may hold anything, a line break or a terminal's code."""
+    return name if name.isprintable() else repr(name)
+
+
 def need_folder(root: Path, expected: str) -> None:
     """Raise a DataError that shows the expected tree unless `root` is a folder.
 
@@ -38,7 +43,7 @@ def tree(root: Path, limit: int = 8) -> str:
         entries = sorted(folder.iterdir())
         indent = "  " * depth
         for entry in entries[:limit]:
-            lines.append(f"{indent}{entry.name}{'/' if entry.is_dir() else ''}")
+            lines.append(f"{indent}{shown(entry.name)}{'/' if entry.is_dir() else ''}")
             if entry.is_dir() and depth < 3 and len(lines) < 3 * limit:
                 describe(entry, depth + 1)
         if len(entries) > limit:

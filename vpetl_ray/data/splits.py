@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from vpetl_ray.data.data_set import DataSet, Split, VideoItem
+from vpetl_ray.errors import DataError
 
 Item = TypeVar("Item")
 ByClass = dict[str, list[Item]]
@@ -127,6 +128,11 @@ def _whole_groups(groups: Sequence[str], count: int, rng: random.Random) -> set[
     return {i for i, name in enumerate(groups) if name in taken}
 
 
+def _is_text(name: str) -> bool:
+    """Whether a name from the file system is UTF-8: bytes that are not come as lone surrogates."""
+    return not any("\ud800" <= letter <= "\udfff" for letter in name)
+
+
 def data_set_of_videos(
     name: str,
     root: Path,
@@ -134,8 +140,16 @@ def data_set_of_videos(
     splits: Mapping[Split, ByClass[str]],
     notes: tuple[str, ...] = (),
 ) -> DataSet:
-    """List video paths by class as a data set, class after class in label order."""
+    """List video paths by class as a data set, class after class in label order.
+
+    Raises:
+        DataError: a name is no text, which no table can hold.
+    """
     classes = tuple(classes)
+    paths = (path for videos in splits.values() for listed in videos.values() for path in listed)
+    for text in (*classes, *paths):
+        if not text.isascii() and not _is_text(text):
+            raise DataError(f"data.path: {text!r}: the name is no UTF-8 text; rename it")
     return DataSet(
         name=name,
         root=root,

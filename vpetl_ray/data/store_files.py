@@ -13,6 +13,7 @@ from vpetl_ray.data.config import ClipSpec
 from vpetl_ray.data.data_set import DataSet, Split, VideoItem
 from vpetl_ray.data.decoded import UnreadableVideoError
 from vpetl_ray.data.decoder import Outcome
+from vpetl_ray.data.layout import shown
 from vpetl_ray.data.manifest import Skipped
 from vpetl_ray.data.partial_build import PartialBuild
 from vpetl_ray.errors import DataError
@@ -188,12 +189,7 @@ def check_skipped(skipped: Sequence[Skipped], num_videos: int, max_share: float)
 
 
 def _listing(skipped: Sequence[Skipped], limit: int = 20) -> str:
-    # A name may hold anything, a line break too: quoted, it stays one line.
-    lines = [f"\n  {_shown(entry.path)}: {entry.reason}" for entry in skipped[:limit]]
+    lines = [f"\n  {shown(entry.path)}: {entry.reason}" for entry in skipped[:limit]]
     if len(skipped) > limit:
         lines.append(f"\n  and {len(skipped) - limit} more")
     return "".join(lines)
-
-
-def _shown(name: str) -> str:
-    return name if name.isprintable() else repr(name)

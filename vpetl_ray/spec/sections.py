@@ -53,7 +53,8 @@ class DataSection(Section):
     )
     outside_paths: Annotated[bool, Given(Flag())] = Field(
         default=False,
-        description="csv: whether listed videos may lie outside of the file's folder.",
+        description="Whether videos may lie outside of the folder: by a link in it or, in a csv "
+        "file, by `..` or a full path. Not of pictures.",
     )
     num_classes: Annotated[int | None, Given(Whole(low=2, high=100_000, nullable=True))] = Field(
         default=None, description="Number of classes; by default counted in the data."

@@ -6,10 +6,8 @@ JSON here, and what is proposed next is decided elsewhere.
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
-import sqlite3
 import uuid
 import zlib
 from collections.abc import Mapping, Sequence
@@ -26,6 +24,7 @@ from sqlalchemy import event
 from vpetl_ray.errors import SearchError
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
 from vpetl_ray.tuning.search_id import SEARCH_ID
+from vpetl_ray.tuning.study_format import FORMAT, FORMAT_ATTRIBUTE, check_study
 
 _VALUES = "values"
 _NAME = "name"
@@ -81,6 +80,8 @@ class StudyFile:
         )
         if SEARCH_ID not in self._study.user_attrs:
             self._study.set_user_attr(SEARCH_ID, uuid.uuid4().hex)
+        if self._study.user_attrs.get(FORMAT_ATTRIBUTE) != FORMAT:
+            self._study.set_user_attr(FORMAT_ATTRIBUTE, FORMAT)
         trials = self._study.get_trials(deepcopy=False)
         self._count = len(trials)
         self._num_waiting = sum(trial.state is OptunaState.WAITING for trial in trials)
@@ -211,24 +212,6 @@ class StudyFile:
     def _id_of(self, number: int) -> int:
         storage, study_id = self._study._storage, self._study._study_id
         return storage.get_trial_id_from_study_id_trial_number(study_id, number)
-
-
-def check_study(path: Path) -> None:
-    """Check that the file is whole, before anything is read from it or written to it.
-
-    Raises:
-        SearchError: it is not.
-    """
-    try:
-        with contextlib.closing(sqlite3.connect(path)) as connection:
-            found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
-    except sqlite3.Error as error:
-        found = str(error)
-    if found != "ok":
-        raise SearchError(
-            f"{path}: the study is damaged ({' '.join(found.split())}); put a copy of it in its "
-            "place, or search anew into another folder"
-        )
 
 
 def _seal(values: Mapping[str, Any]) -> int:
