@@ -19,7 +19,9 @@ from vpetl_ray.results.tracking_uri import store_in
 from vpetl_ray.spec.search_spec import SearchSpec
 from vpetl_ray.stage_display import StageDisplay
 from vpetl_ray.training.model_facts import DataFacts
-from vpetl_ray.tuning.cluster import GroupPlan, free_nodes, plan_groups, ray_session
+from vpetl_ray.tuning.claims_board import ClaimsBoard
+from vpetl_ray.tuning.cluster import GroupPlan, all_nodes, free_nodes, plan_groups, ray_session
+from vpetl_ray.tuning.fair_shares import plan_beside
 from vpetl_ray.tuning.ray_decode import cluster_decoder
 from vpetl_ray.tuning.trial_protocol import GroupSetup
 from vpetl_ray.tuning.trial_runner import FineTuningSetup, fine_tuning_groups
@@ -135,7 +137,12 @@ def data_facts(spec: SearchSpec) -> DataFacts:
 
 
 def connect(
-    stack: ExitStack, spec: SearchSpec, address: str | None, *, at_most: int | None = None
+    stack: ExitStack,
+    spec: SearchSpec,
+    address: str | None,
+    *,
+    at_most: int | None = None,
+    shares: bool = False,
 ) -> GroupPlan:
     """Connect to the cluster until `stack` ends, and plan the groups that fit into it.
 
@@ -144,6 +151,7 @@ def connect(
         spec: for its resources.
         address: of a Ray cluster, None for a private one.
         at_most: groups that could be given work.
+        shares: whether it waits for its share of a cluster that other searches have filled.
 
     Raises:
         SpecError: there is no cluster, or no group fits into it.
@@ -151,8 +159,10 @@ def connect(
     wanted = spec.resources
     try:
         stack.enter_context(ray_session(address))
-        return plan_groups(
-            free_nodes(),
+        grows = (address or os.environ.get("RAY_ADDRESS") or "local") != "local"
+        others = ClaimsBoard().others() if shares and grows else []
+        plan = plan_groups(
+            all_nodes() if others else free_nodes(),
             num_groups=None if wanted.groups == "auto" else wanted.groups,
             at_most=at_most,
             workers_per_group=wanted.workers_per_group,
@@ -160,10 +170,11 @@ def connect(
             gpus_per_worker=None if wanted.gpus_per_worker == "auto" else wanted.gpus_per_worker,
             placement=wanted.placement,
             backend=wanted.backend,
-            grows=(address or os.environ.get("RAY_ADDRESS") or "local") != "local",
+            grows=grows,
             wait_minutes=wanted.wait_minutes,
             stuck_seconds=60.0 * wanted.stuck_minutes,
         )
+        return plan_beside(plan, others, all_nodes()) if others else plan
     except SearchError as error:
         raise SpecError(str(error)) from error  # nothing was created yet
 

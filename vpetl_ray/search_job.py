@@ -52,7 +52,7 @@ from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
 from vpetl_ray.tuning.searcher import SearchObserver
 from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.trial_protocol import GroupSetup
-from vpetl_ray.tuning.worker_group import start_groups
+from vpetl_ray.tuning.worker_group import WorkerGroups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -137,7 +137,7 @@ class SearchJob:
             measured = self._spec.costs(Known.MEASURED)
             setup = setup_groups(self._spec, store, measured=measured, profile=self._profile)
             self._display.stage("starting Ray")
-            plan = connect(stack, self._spec, self._address)
+            plan = connect(stack, self._spec, self._address, shares=True)
             stack.enter_context(claimed(self._directory, self._spec))
             for _ in range(MAX_LOST_DISPATCHERS):
                 try:
@@ -231,10 +231,12 @@ class SearchJob:
     def _start_groups(
         self, stack: ExitStack, setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandle
     ) -> None:
-        groups = start_groups(setup, plan, dispatcher)
+        groups = WorkerGroups(setup, plan, dispatcher)
         stack.callback(groups.close)
         if plan.grows:
+            # Before the first group is there: other searches give room to those that they know of.
             stack.callback(GroupWatch(groups, plan, dispatcher, self._display.note).stop)
+        groups.wait_for_first()
 
     def _counter(self, store: ClipStore) -> CostCounter:
         data = self._spec.data_config()

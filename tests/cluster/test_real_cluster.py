@@ -8,6 +8,7 @@ import os
 import subprocess
 import sys
 import time
+from contextlib import ExitStack
 
 import pandas as pd
 import pytest
@@ -30,14 +31,25 @@ def project(tmp_path, videos):
 
 @pytest.fixture
 def nodes(cache):
+    """A cluster of a head alone, all on this machine's loopback."""
     with RayNodes(cache) as nodes:
         nodes.head()
         yield nodes
 
 
-def alone(project, cache, *words):
+@pytest.fixture(params=["ports", "namespaces"])
+def either(request, cache):
+    """The same; and its second form, in which each node has addresses and ports of its own."""
+    with ExitStack() as stack:
+        apart = stack.enter_context(Machines()) if request.param == "namespaces" else None
+        nodes = stack.enter_context(RayNodes(cache, machines=apart))
+        nodes.head()
+        yield nodes
+
+
+def alone(project, cache, *words, out="alone"):
     """The same search on this machine, as its folder."""
-    out = project / "alone"
+    out = project / out
     done = subprocess.run(
         [sys.executable, "-m", "vpetl_ray.search", "tiny.yaml", "--out", out, *words],
         cwd=project,
@@ -101,7 +113,8 @@ def test_two_groups_on_two_nodes_find_the_front_of_one_machine(nodes, project, c
     print("front on 2 nodes and on 1:", front(out))
 
 
-def test_two_ddp_workers_on_different_nodes_find_the_front_of_one_machine(nodes, project, cache):
+def test_two_ddp_workers_on_different_nodes_find_the_front_of_one_machine(either, project, cache):
+    nodes = either
     nodes.join()
     nodes.join()
     nodes.wait_for(3)
@@ -115,25 +128,10 @@ def test_two_ddp_workers_on_different_nodes_find_the_front_of_one_machine(nodes,
     print("front with 2 workers on 2 nodes and on 1:", front(out))
 
 
-def test_two_ddp_workers_in_two_network_namespaces_find_that_front_too(project, cache):
-    with Machines() as machines, RayNodes(cache, machines=machines) as nodes:
-        nodes.head()
-        nodes.join()
-        nodes.join()
-        nodes.wait_for(3)
-        words = ("--trials", "3", "--set", "resources.workers_per_group=2")
-        out, job = on_cluster(nodes, project, *words, "--set", "resources.placement=strict_spread")
-        text = ended(job)
-    assert "starting 1 worker group of 2 workers with 1 CPU each" in text
-    here = alone(project, cache, *words)
-    pd.testing.assert_frame_equal(trained(out), trained(here))
-    assert front(out) == front(here)
-    print("front with 2 workers in 2 namespaces and on 1 machine:", front(out))
-
-
 def test_a_node_that_joins_is_used_and_one_that_is_killed_costs_its_last_epoch(
-    nodes, project, cache
+    either, project, cache
 ):
+    nodes = either
     first = nodes.join()
     nodes.wait_for(2)
     words = (*RANDOM, "--trials", "6", "--set", "training.epochs=300")
@@ -169,6 +167,36 @@ def test_two_searches_share_a_cluster(nodes, project):
         ended(job)
     one, two = (trained(out) for out, _ in jobs)
     pd.testing.assert_frame_equal(one, two)
+
+
+def test_four_searches_at_once_have_fair_shares_and_their_own_records(nodes, project, cache):
+    nodes.join(num_cpus=2)
+    nodes.join(num_cpus=2)
+    nodes.wait_for(3)
+    long = (*RANDOM, "--trials", "8", "--set", "training.epochs=400", "--set", "seed=0")
+    _, job = on_cluster(nodes, project, *long, out="first")
+    said = wait_for_line(job, "4 worker groups are at work")
+    short = {
+        f"seed{seed}": (*RANDOM, "--trials", "4", "--set", f"seed={seed}") for seed in (1, 2, 3)
+    }
+    others = {name: on_cluster(nodes, project, *words, out=name) for name, words in short.items()}
+    said += wait_for_line(job, "given to another search", "1 worker group is at work", seconds=400)
+    texts = {name: ended(process) for name, (_, process) in others.items()}
+    for name, text in texts.items():
+        assert "a fair share beside" in text, text
+        table = pd.read_parquet(others[name][0] / "trials.parquet")
+        assert len(set(table["group"].dropna())) == 1, text  # one of four is its share
+    said += wait_for_line(job, "2 worker groups are at work", seconds=400)  # theirs are free again
+    text = "".join(said) + ended(job)
+    assert "lost with a node" not in text
+    same = {**short, "first": long}
+    for name, words in same.items():
+        here = alone(project, cache, *words, "--set", "resources.groups=1", out=f"{name}-alone")
+        pd.testing.assert_frame_equal(trained(project / name), trained(here))
+        assert front(project / name) == front(here)
+    sizes = [len(trained(project / name)) for name in same]
+    print(f"trials of the four searches: {sizes}, each as if it had been alone")
+    print([line for line in text.splitlines() if "at work" in line])
 
 
 def test_a_search_waits_for_the_nodes_that_it_asks_for(nodes, project):

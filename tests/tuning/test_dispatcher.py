@@ -522,3 +522,44 @@ def test_a_trial_that_is_done_is_not_resumed(board):
     board.resume("t0", 5)
     assert read_all(board, "t0")[-1].state is OutcomeState.DONE
     assert board.next_task(0, 1, 0, 1) is None
+
+
+def test_a_group_that_is_given_away_ends_after_its_epoch_and_its_trial_goes_on_elsewhere(board):
+    board.open_group(0, 2)
+    board.submit(make_task("t0", {}, until_epoch=9))
+    lease = assigned(board).lease
+    assigned(board, rank=1)
+    board.submit(make_task("t1", {}))
+    assert board.retire(5) == [0]
+    assert (board.num_groups, board.retire(5)) == (0, [])
+    run_epoch(board, lease, 1)
+    assert board.may_continue(lease, 1, 1) is False
+    assert board.may_continue(lease, 0, 1) is False
+    assert [board.next_task(0, 1, rank, 1) for rank in (0, 1)] == [Signal.CLOSE] * 2
+    board.open_group(1, 1)
+    again = assigned(board, group=1)
+    assert (again.lease.trial_id, again.task.start_state) == ("t0", b"1")  # before t1
+    assert run_epoch(board, again.lease, 2, final=b"tensors")
+    assert [report.epoch for report in read_all(board, "t0")[:-1]] == [1, 2]
+
+
+def test_groups_without_work_are_given_away_first(board):
+    for group in range(3):
+        board.open_group(group, 1)
+    board.submit(make_task("t0", {}))
+    assigned(board, group=2)
+    assert board.retire(2) == [1, 0]
+    assert board.next_task(1, 1, 0, 0) is Signal.CLOSE
+    assert board.num_groups == 1
+
+
+def test_a_trial_that_waits_at_a_rung_keeps_its_group_until_that_is_decided(board):
+    board.open_group(0, 1)
+    board.submit(make_task("t0", {}, until_epoch=1))
+    lease = assigned(board).lease
+    run_epoch(board, lease, 1)
+    board.retire(1)
+    assert board.may_continue(lease, 0, 1) is None
+    board.grant("t0", 2)
+    assert board.may_continue(lease, 0, 1) is False
+    assert board.num_queued == 1

@@ -142,6 +142,28 @@ class DispatcherMachine(RuleBasedStateMachine):
         if self.workers[who].must_restart:
             self._start(who[0])
 
+    @rule(num=st.integers(1, NUM_GROUPS))
+    def retire(self, num):
+        """Another search gets the groups; they end, and come back when it is through."""
+        retired = self.board.retire(num)
+        assert len(set(retired)) == len(retired) <= num
+        for _ in range(4 * self.EPOCHS):
+            for who in RANKS:
+                self.step(who)
+        for group in retired:
+            if self.board._groups[group].is_retiring and not self._waits(group):
+                answers = [self._ask(group, rank) for rank in range(WORLD_SIZE)]
+                assert answers == [Signal.CLOSE] * WORLD_SIZE
+            self._start(group)
+
+    def _ask(self, group, rank):
+        worker = self.workers[group, rank]
+        return self.board.next_task(group, worker.incarnation, rank, worker.sequence)
+
+    def _waits(self, group):
+        """For a decision on its trial, or for the other rank to drop one that raised."""
+        return any(self.workers[group, rank].assignment for rank in range(WORLD_SIZE))
+
     @rule(group=st.integers(0, NUM_GROUPS - 1), is_noticed=st.booleans())
     def die(self, group, is_noticed):
         if is_noticed:

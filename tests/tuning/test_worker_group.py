@@ -13,8 +13,10 @@ from ray.util.placement_group import placement_group_table
 from tests.tuning import scripted_runner
 from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
+from vpetl_ray.tuning.group_worker import GroupConfig
 from vpetl_ray.tuning.messages import Outcome, OutcomeState, make_task
 from vpetl_ray.tuning.trial_protocol import GroupSetup
+from vpetl_ray.tuning.warm_trainer import make_trainer
 from vpetl_ray.tuning.worker_group import start_groups
 
 pytestmark = pytest.mark.timeout(400)  # Ray starts slowly where the machine is busy
@@ -131,6 +133,44 @@ def test_a_trial_whose_worker_was_killed_goes_on_in_the_other_group(singles, tmp
     assert reports[2].metrics["started_at"] == 2
     assert reports[2].group != reports[1].group
     assert singles.call("stats").lost_groups == 1
+
+
+def test_a_search_that_gives_all_its_groups_away_goes_on_when_it_has_one_again(singles):
+    assert singles.groups.wait_until_ready(2)  # one of them lost its process a moment ago
+    singles.submit("given", {"epochs": 6, "seconds": 0.2})
+    assert singles.call("next_results", "given", timeout=60.0)
+    assert singles.groups.give(5) == 2
+    deadline = time.monotonic() + 60.0
+    while singles.groups.num_running:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert not any(pg["state"] == "CREATED" for pg in placement_group_table().values())
+    singles.groups.add(1)
+    reports, outcome = singles.finish("given")
+    assert outcome.state is OutcomeState.DONE
+    assert reports[-1].epoch == 6
+    assert 1 <= reports[-1].metrics["started_at"] < 6  # not from its beginning
+    assert singles.call("stats").lost_groups == 1  # the one of the test before
+
+
+def test_the_process_that_controls_a_group_has_no_torch(singles):
+    """280 MB of it for each group, on the driver's node."""
+    config = GroupConfig(
+        group=0,
+        dispatcher=singles.dispatcher,
+        setup=singles.groups._setup,
+        shared=singles.groups._shared,
+        num_threads=1,
+        beat_seconds=1.0,
+    )
+    trainer = make_trainer(config, singles.groups.plan, "/nowhere")
+
+    @ray.remote(num_cpus=0, runtime_env={"env_vars": {"FRESH": "process"}})
+    def unpack(*what):
+        return "ray.train" in sys.modules, "torch" in sys.modules
+
+    parts = (trainer.train_run_context, trainer._create_default_callbacks())
+    assert ray.get(unpack.remote(*parts)) == (True, False)
 
 
 def test_two_workers_of_a_group_work_on_the_same_trial(pair):

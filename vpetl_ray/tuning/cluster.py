@@ -52,7 +52,7 @@ class GroupPlan:
 
     def num_fitting(self, nodes: Sequence[Mapping[str, float]]) -> int:
         """Say how many groups of this size fit into what is free."""
-        slots = [_num_workers_on(n, self.cpus_per_worker, self.gpus_per_worker) for n in nodes]
+        slots = [num_workers_on(n, self.cpus_per_worker, self.gpus_per_worker) for n in nodes]
         return _num_groups(slots, self.workers_per_group, self.placement)
 
 
@@ -91,22 +91,22 @@ def plan_groups(
     """
     if gpus_per_worker is None:
         gpus_per_worker = 1.0 if any(node.get("GPU", 0) >= 1 for node in nodes) else 0.0
-    slots = [_num_workers_on(node, cpus_per_worker, gpus_per_worker) for node in nodes]
+    slots = [num_workers_on(node, cpus_per_worker, gpus_per_worker) for node in nodes]
     fitting = _num_groups(slots, workers_per_group, placement)
-    size = _describe(workers_per_group, cpus_per_worker, gpus_per_worker)
+    size = (workers_per_group, cpus_per_worker, gpus_per_worker)
     waits = grows and wait_minutes > 0
     if fitting == 0 and not waits:
         how = "" if workers_per_group == 1 else f" (placement {placement})"
         raise SearchError(
-            f"resources: not one worker group of {size} fits{how}: the cluster has "
+            f"resources: not one worker group of {_describe(*size)} fits{how}: the cluster has "
             f"{_total(nodes)}, which is room for {sum(slots)} of {workers_per_group} workers"
         )
     most = num_groups if at_most is None else min(num_groups or at_most, at_most)
     planned = fitting if most is None else min(most, fitting)
-    sentence = f"{planned} worker {'group' if planned == 1 else 'groups'} of {size}"
+    sentence = describe_groups(planned, *size)
     if waits:
         planned = max(planned, most or 1) if num_groups is not None else max(planned, 1)
-        sentence = f"{planned} worker {'group' if planned == 1 else 'groups'} of {size}"
+        sentence = describe_groups(planned, *size)
         if planned > fitting:
             sentence += f" ({fitting} fit now, the others wait for nodes)"
     elif num_groups is not None and most is not None and planned < most:
@@ -124,6 +124,17 @@ def plan_groups(
         wait_seconds=60.0 * wait_minutes if waits else 0.0,
         stuck_seconds=stuck_seconds,
     )
+
+
+def all_nodes() -> list[dict[str, float]]:
+    """What each living node has, used or not, of those that have any CPU or GPU at all."""
+    cluster: Any = ray  # has no types
+    found = [
+        {name: float(node["Resources"].get(name, 0.0)) for name in ("CPU", "GPU")}
+        for node in cluster.nodes()
+        if node["Alive"]
+    ]
+    return [node for node in found if any(node.values())]
 
 
 def free_nodes() -> list[dict[str, float]]:
@@ -214,7 +225,8 @@ def _keeping_sigterm() -> Iterator[None]:
         signal.signal(signal.SIGTERM, handler)
 
 
-def _num_workers_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+def num_workers_on(node: Mapping[str, float], cpus: float, gpus: float) -> int:
+    """Say for how many workers of a size a node has room."""
     limits = [node.get(name, 0.0) / size for name, size in (("CPU", cpus), ("GPU", gpus)) if size]
     return math.floor(min(limits, default=0.0) + 1e-6)
 
@@ -232,6 +244,11 @@ def _num_groups(slots: Sequence[int], workers: int, placement: Placement) -> int
             return fitting
         case _:
             return sum(slots) // workers
+
+
+def describe_groups(num: int, workers: int, cpus: float, gpus: float) -> str:
+    """Say how many groups of which size, like `2 worker groups of 1 worker with 1 CPU each`."""
+    return f"{num} worker {'group' if num == 1 else 'groups'} of {_describe(workers, cpus, gpus)}"
 
 
 def _describe(workers: int, cpus: float, gpus: float) -> str:

@@ -48,6 +48,8 @@ class GroupEntry:
     incarnation: int
     world_size: int
     free_since: float
+    is_retiring: bool = False
+    """It ends as soon as its trial has ended, or come to the end of an epoch."""
     slots: dict[int, Slot] = field(default_factory=dict)
     asked: dict[int, int] = field(default_factory=dict)
 

@@ -175,6 +175,18 @@ class Dispatcher:
         for trial_id in list(self._trials):
             self.cancel(trial_id)
 
+    def retire(self, num: int) -> list[int]:
+        """Tell so many groups to end, idle ones first; give their numbers.
+
+        A trial that one of them trains loses nothing: it is first in the queue again, from the
+        epoch that it is in.
+        """
+        staying = [(g, known) for g, known in self._groups.items() if not known.is_retiring]
+        staying.sort(key=lambda entry: (not _is_idle(entry[1]), -entry[0]))
+        for _, known in staying[:num]:
+            known.is_retiring = True
+        return [group for group, _ in staying[:num]]
+
     def abort(self, reason: str) -> None:
         """End the search because no group is left: every live trial fails with `reason`."""
         self._closed = True
@@ -195,8 +207,8 @@ class Dispatcher:
 
     @property
     def num_groups(self) -> int:
-        """Groups that are open now."""
-        return len(self._groups)
+        """Groups that are open now, and not told to end."""
+        return sum(not known.is_retiring for known in self._groups.values())
 
     def stats(self) -> DispatchStats:
         """How well the groups were kept busy so far."""
@@ -257,7 +269,7 @@ class Dispatcher:
             return Signal.RESTART
         if before is not None and before.settled_at is None:
             return None
-        if self._closed:
+        if self._closed or known.is_retiring:
             return Signal.CLOSE
         return self._assign(group, known, sequence) if self._queue else None
 
@@ -390,7 +402,11 @@ class Dispatcher:
             slot.decisions[epoch] = False
             self._settle(trial, OutcomeState.CANCELLED)
         elif trial.granted > epoch:
-            slot.decisions[epoch] = True
+            is_retiring = self._groups[slot.assignment.lease.group].is_retiring
+            slot.decisions[epoch] = not is_retiring
+            if is_retiring:
+                self._release(trial)
+                self._queue.appendleft(trial.task.trial_id)
 
     def _must_restart(self, before: Slot) -> bool:
         if before.settled_at is not None:
@@ -480,6 +496,10 @@ class Dispatcher:
             self._settle(trial, OutcomeState.FAILED, reason=reason)
         else:
             self._queue.appendleft(trial.task.trial_id)
+
+
+def _is_idle(known: GroupEntry) -> bool:
+    return known.latest is None or known.latest.settled_at is not None
 
 
 def _reason(trial: TrialEntry, slot: Slot) -> str:

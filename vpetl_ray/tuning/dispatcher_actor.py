@@ -101,6 +101,12 @@ class DispatcherActor:
         self._dispatcher.close()
         self._wake()
 
+    async def retire(self, num: int) -> list[int]:
+        """See `Dispatcher.retire`."""
+        retired = self._dispatcher.retire(num)
+        self._wake()
+        return retired
+
     async def abort(self, reason: str) -> None:
         """See `Dispatcher.abort`."""
         self._dispatcher.abort(reason)

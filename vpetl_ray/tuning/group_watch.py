@@ -1,19 +1,27 @@
-"""Groups come and go with a cluster's nodes, while the search goes on.
+"""Groups come and go with a cluster's nodes, and with other searches, while this one goes on.
 
 A group whose node is lost gives its trial back to the queue (`Dispatcher.remove_group`) and waits,
 as a placement group that Ray cannot place yet: the next node with room takes it up, and an
 autoscaler sees what is wanted. What joins beyond that gets groups of its own, here.
+
+Searches on one cluster tell each other what they have (`claims_board`) and keep to what
+`fair_shares` gives them: one that has more lets groups go when their epochs end.
 """
 
 from __future__ import annotations
 
 import logging
+import secrets
 import threading
+import time
 from collections.abc import Callable
+from dataclasses import replace
 
 import ray
 
-from vpetl_ray.tuning.cluster import GroupPlan, free_nodes
+from vpetl_ray.tuning.claims_board import ClaimsBoard
+from vpetl_ray.tuning.cluster import GroupPlan, all_nodes, free_nodes
+from vpetl_ray.tuning.fair_shares import Claim, fair_shares, num_to_give
 from vpetl_ray.tuning.messages import DispatcherHandle
 from vpetl_ray.tuning.worker_group import WorkerGroups
 
@@ -44,14 +52,22 @@ class GroupWatch:
         self._dispatcher = dispatcher
         self._note = note
         self._num_open = 0
+        self._num_given = 0
+        self._claim = Claim.of(plan, began=time.time(), search=secrets.token_hex(8))
+        self._board = ClaimsBoard()
+        self._board.write(self._claim)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="vpetl-nodes", daemon=True)
         self._thread.start()
 
     def stop(self) -> None:
-        """Look no more."""
+        """Look no more, and leave the cluster to the others."""
         self._stopped.set()
         self._thread.join(10.0 * WATCH_SECONDS)
+        try:
+            self._board.withdraw()
+        except ray.exceptions.RayError:
+            logger.debug("the cluster could not be told", exc_info=True)
 
     def _watch(self) -> None:
         while not self._stopped.wait(WATCH_SECONDS):
@@ -67,18 +83,34 @@ class GroupWatch:
             self._plan.num_fitting(free_nodes()),
             num_running=self._groups.num_running,
             num_open=num_open,
-            num_most=self._plan.num_most,
+            num_most=self._limit(num_open),
         )
         if new:
             self._groups.add(new)
 
+    def _limit(self, num_open: int) -> int | None:
+        """Say how many groups there may be beside other searches; let go of what is too many."""
+        self._claim = replace(self._claim, num_at_work=num_open)
+        self._board.write(self._claim)
+        others = self._board.others()
+        if not others:
+            return self._plan.num_most
+        shares = fair_shares(all_nodes(), [self._claim, *others])
+        too_many = num_to_give(self._claim, others, shares)
+        if too_many:
+            self._num_given += self._groups.give(too_many)
+        return shares[self._claim.search]
+
     def _say(self, num_open: int) -> None:
-        before, self._num_open = self._num_open, num_open
+        before, given = self._num_open, self._num_given
+        self._num_open, self._num_given = num_open, 0
         if num_open == before:
             return
         groups = "1 worker group is" if num_open == 1 else f"{num_open} worker groups are"
-        lost = f"{before - num_open} lost with a node, " if num_open < before else ""
-        self._note(f"{lost}{groups} at work")
+        lost = before - given - num_open
+        why = f"{given} given to another search, " if given else ""
+        why += f"{lost} lost with a node, " if lost > 0 else ""
+        self._note(f"{why}{groups} at work")
 
 
 def num_new_groups(

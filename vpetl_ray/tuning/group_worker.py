@@ -28,8 +28,9 @@ class GroupConfig(TypedDict):
 
     group: int
     dispatcher: DispatcherHandle
-    setup: GroupSetup
-    """Without `shared`."""
+    setup: ray.ObjectRef[GroupSetup]
+    """Without `shared`. A reference, since Ray Train's controller unpacks this dictionary and would
+    import all that a runner needs."""
     shared: ray.ObjectRef[Any]
     num_threads: int
     beat_seconds: float
@@ -57,7 +58,8 @@ def serve_group(config: GroupConfig) -> None:
     )
     runner: TrialRunner | None = None
     try:
-        runner = config["setup"].make_runner(config["setup"].payload, context)
+        setup = ray.get(config["setup"])
+        runner = setup.make_runner(setup.payload, context)
     except Exception as error:
         logger.exception("worker group %d could not be set up", context.group)
         dispatcher.broken.remote(context.group, describe(error))

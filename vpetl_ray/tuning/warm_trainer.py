@@ -1,15 +1,17 @@
-"""The Ray Train run behind one worker group. Importing this file imports torch.
+"""The Ray Train run behind one worker group.
 
-Ray Train chooses between V1 and V2 when it is imported; type checkers see V1, hence the ignores.
+Ray Train's controllers import this file, one process a group, so nothing here imports torch: a
+`TorchTrainer` would. Type checkers see Ray Train's V1 settings, hence the ignores.
 """
 
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.group_worker import GroupConfig, LossCallback, serve_group
+from vpetl_ray.tuning.process_group import ProcessGroupConfig
 
 TRAIN_SETTINGS = {
     # How often a controller looks after its workers: also the time in which an end is noticed.
@@ -28,8 +30,8 @@ TRAIN_SETTINGS = {
 _UNUSED_CALLBACKS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
-class WarmTrainer(TorchTrainer):
-    """A `TorchTrainer` without what a warm group has no use for.
+class WarmTrainer(DataParallelTrainer):
+    """A trainer without what a warm group has no use for.
 
     The two callbacks left out start an actor each, 4 s of CPU time a group: one serves Ray Data,
     the other asks the dashboard every second whether the controller lives, and warns every second
@@ -38,7 +40,7 @@ class WarmTrainer(TorchTrainer):
     """
 
     def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()  # type: ignore[misc]
+        callbacks = super()._create_default_callbacks()
         return [c for c in callbacks if type(c).__name__ not in _UNUSED_CALLBACKS]
 
 
@@ -60,7 +62,7 @@ def make_trainer(config: GroupConfig, plan: GroupPlan, storage_path: str) -> War
     return WarmTrainer(
         serve_group,  # type: ignore[arg-type]
         train_loop_config=dict(config),
-        torch_config=TorchConfig(backend=backend),
+        backend_config=ProcessGroupConfig(backend=backend),
         scaling_config=ScalingConfig(
             num_workers=plan.workers_per_group,
             use_gpu=bool(plan.gpus_per_worker),

@@ -1,7 +1,7 @@
 """Warm worker groups: Ray Train runs that stay alive and take one trial after another.
 
-Starting a `TorchTrainer` takes tens of seconds, starting a trial in a running one milliseconds.
-Each group is one `TorchTrainer.fit()` in a thread of the driver. A group whose processes die is
+Starting a Ray Train run takes tens of seconds, starting a trial in a running one milliseconds.
+Each group is one trainer's `fit()` in a thread of the driver. A group whose processes die is
 restarted by Ray Train for as long as the search lasts; what that costs a trial is counted by the
 dispatcher, which is also the only thing that trials ever wait for.
 """
@@ -52,10 +52,11 @@ class WorkerGroups:
         for name, value in TRAIN_SETTINGS.items():
             os.environ.setdefault(name, value)
         self._shared = ray.put(setup.shared)
-        self._setup = dataclasses.replace(setup, shared=None)
+        self._setup = ray.put(dataclasses.replace(setup, shared=None))
         self._lock = threading.Lock()
         self._errors: dict[int, str] = {}
         self._num_running = 0
+        self._given: set[int] = set()
         self._is_closing = False
         self._threads: list[threading.Thread] = []
         self.add(plan.num_groups)
@@ -77,6 +78,12 @@ class WorkerGroups:
         for thread in new:
             thread.start()
 
+    def give(self, num_groups: int) -> int:
+        """Let go of so many groups for others, each at the end of its epoch; say how many it is."""
+        given = ray.get(self._dispatcher.retire.remote(num_groups))
+        self._given.update(given)
+        return len(given)
+
     @property
     def num_running(self) -> int:
         """Groups that have not ended; one that is starting, restarting or waiting counts."""
@@ -94,6 +101,18 @@ class WorkerGroups:
                 return True
             time.sleep(0.3)
         return False
+
+    def wait_for_first(self) -> None:
+        """Wait for nodes to come, if the plan says so.
+
+        Raises:
+            SearchError: none came in time.
+        """
+        seconds = self.plan.wait_seconds
+        if seconds and not self.wait_until_ready(timeout=seconds):
+            raise SearchError(
+                f"no worker group was ready after {seconds / 60:g} minutes (resources.wait_minutes)"
+            )
 
     def close(self) -> None:
         """End all groups and wait until nothing of them is left.
@@ -157,7 +176,7 @@ class WorkerGroups:
     def _note_end(self, group: int, is_last: bool) -> None:
         try:
             self._lets_go(group)
-            if is_last and not self._is_closing:
+            if is_last and not self._is_closing and group not in self._given:
                 causes = self._errors | ray.get(self._dispatcher.breakdowns.remote())
                 cause = next(iter(causes.values()), "its processes ended")
                 ray.get(self._dispatcher.abort.remote(f"no worker group is left: {cause}"))
@@ -191,10 +210,9 @@ def start_groups(setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandl
         SearchError: they wait for nodes, and none came in time.
     """
     groups = WorkerGroups(setup, plan, dispatcher)
-    if plan.wait_seconds and not groups.wait_until_ready(timeout=plan.wait_seconds):
+    try:
+        groups.wait_for_first()
+    except SearchError:
         groups.close()
-        raise SearchError(
-            f"no worker group was ready after {plan.wait_seconds / 60:g} minutes "
-            "(resources.wait_minutes)"
-        )
+        raise
     return groups

@@ -1,0 +1,71 @@
+"""Where the searches on one cluster say what they want and have: a table in Ray's own store.
+
+Each driver writes its line every few seconds and reads those of the others. A line that no longer
+changes is of a driver that is gone, and counts no more; clocks of different machines are never
+compared, except to say who of two began first.
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections.abc import Callable
+from dataclasses import asdict, fields
+
+from ray.experimental import internal_kv as store
+
+from vpetl_ray.tuning.fair_shares import Claim
+
+_PREFIX = b"vpetl_ray/claims/"
+GONE_SECONDS = 30.0
+"""Of silence after which a search is taken for ended."""
+
+
+class ClaimsBoard:
+    """The table, as one driver sees it; its connection to Ray is open as long as it is used.
+
+    Args:
+        clock: seconds that never go back; injected by tests.
+    """
+
+    def __init__(self, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock = clock
+        self._beats = itertools.count()
+        self._seen: dict[bytes, tuple[bytes, float]] = {}
+        self._own: bytes | None = None
+
+    def write(self, claim: Claim) -> None:
+        """Write or renew the own line."""
+        self._own = _PREFIX + claim.search.encode()
+        line = {"beat": next(self._beats), **asdict(claim)}
+        store._internal_kv_put(self._own, json.dumps(line).encode(), overwrite=True)
+
+    def others(self) -> list[Claim]:
+        """Read what the others have written, of those that still do."""
+        now, found = self._clock(), []
+        for key in store._internal_kv_list(_PREFIX):
+            if key == self._own:
+                continue
+            line = store._internal_kv_get(key)
+            if line is None:
+                continue
+            before, since = self._seen.get(key, (b"", now))
+            since = now if line != before else since
+            self._seen[key] = (line, since)
+            if now - since > GONE_SECONDS:
+                store._internal_kv_del(key)
+                continue
+            found.append(_claim(line))
+        return found
+
+    def withdraw(self) -> None:
+        """Take the own line away: the groups are for the others now."""
+        if self._own is not None:
+            store._internal_kv_del(self._own)
+            self._own = None
+
+
+def _claim(line: bytes) -> Claim:
+    written = json.loads(line)
+    return Claim(**{field.name: written[field.name] for field in fields(Claim)})
