@@ -6,10 +6,11 @@ Searcher, scheduler with early stopping, study on disk, dispatcher: the real one
 simulated, on a clock of their own (see `simulated_tune`): 8 epochs of 60 s a trial. The tracker
 with an MLflow store in a folder is measured by itself, and every trial is charged with that; with
 `--deliver` it is told of every trial as well, and the run ends when MLflow has them all. One run is
-one process, as memory is asked for; `--table` prints what was found so far. `--tracker` measures the tracker alone, `--dispatcher`
-drives the real dispatcher actor with 512 groups that ask and report, and `--tune` measures what
-is not simulated: Tune's own loop and Ray's messages (`--tune --groups 2 8 512`). `--memory` is what
-each real group takes of the driver's node.
+one process, as memory is asked for; `--table` prints what was found so far.
+
+`--tracker` measures the tracker alone, `--dispatcher` drives the real dispatcher actor with 512
+groups that ask and report, `--memory` is what each real group takes of the driver's node, and
+`--tune` is what is not simulated: Tune's own loop and Ray's messages (`--tune --groups 2 8 512`).
 """
 
 from __future__ import annotations
