@@ -46,7 +46,8 @@ def submit(
     out: Annotated[
         str | None,
         typer.Option(
-            help="Results folder, as the cluster sees it.", show_default="$VPETL_RUNS/NAME there"
+            help="Results folder, as the cluster's head sees it; relative, it is one of here.",
+            show_default="$VPETL_RUNS/NAME there",
         ),
     ] = None,
     trials: Annotated[int | None, typer.Option(help="Configs to train.")] = None,
@@ -90,7 +91,7 @@ def submit(
         fail(str(error), EXIT_INPUT)
     for override in overrides or []:
         words += ["--set", override]
-    options = {"--out": out, "--trials": trials, "--tracking-uri": tracking_uri}
+    options = {"--out": _absolute(out), "--trials": trials, "--tracking-uri": tracking_uri}
     words += [str(w) for name, value in options.items() if value is not None for w in (name, value)]
     words += ["--resume"] if resume else []
     from vpetl_ray.tuning.job_client import SearchJobRequest, ray_command  # noqa: PLC0415 - slow
@@ -184,6 +185,11 @@ def _inside(spec: Path, working_dir: Path) -> str:
         raise SpecError(
             f"--working-dir: {spec} must lie in {root}, which is what is shipped to the cluster"
         ) from None
+
+
+def _absolute(out: str | None) -> str | None:
+    """A job's own working directory is a copy that Ray throws away."""
+    return out if out is None or "://" in out else str(Path(out).absolute())
 
 
 def _variables(given: list[str]) -> dict[str, str]:

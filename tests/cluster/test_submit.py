@@ -139,3 +139,20 @@ def test_bad_input_is_one_sentence_and_two(project, words, sentence, monkeypatch
     assert ended.value.code == 2
     assert sentence in said
     assert "Traceback" not in said
+
+
+@pytest.mark.parametrize(
+    ("given", "sent"),
+    [("runs/x", "{project}/runs/x"), ("/shared/x", "/shared/x"), ("s3://runs/x", "s3://runs/x")],
+    ids=["relative", "absolute", "bucket"],
+)
+def test_results_never_go_to_the_copy_of_the_working_directory(
+    project, given, sent, monkeypatch, capsys
+):
+    monkeypatch.chdir(project)
+    words = ["tiny.yaml", "--out", given, "--address", "http://127.0.0.1:1"]
+    monkeypatch.setattr(sys, "argv", ["submit", *words])
+    with pytest.raises(SystemExit):
+        main()
+    said = capsys.readouterr().err.replace("\n", "")
+    assert f"--out {sent.format(project=project)}" in said
