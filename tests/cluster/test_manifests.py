@@ -121,6 +121,7 @@ def test_every_container_is_bounded_and_without_rights(overlay):
     for name, pod in pods(documents):
         assert pod["securityContext"]["runAsNonRoot"] is True, name
         assert pod["securityContext"]["runAsUser"] > 0, name
+        assert pod["securityContext"]["seccompProfile"] == {"type": "RuntimeDefault"}, name
         for container in pod["containers"]:
             names.append(name)
             assert set(container["resources"]) == {"requests", "limits"}, name
@@ -323,6 +324,31 @@ def test_scripts_are_shell_and_secrets_are_fresh():
     lines = first.split()
     assert all(re.fullmatch(r"[A-Z_]+=[0-9a-f]{48}", line) for line in lines)
     assert not set(lines) & set(second.split())
+
+
+def test_the_image_is_built_in_two_stages_and_runs_as_whom_the_manifests_say():
+    lines = [line.split() for line in DOCKERFILE.splitlines() if line and line[0] != "#"]
+    words = {line[0] for line in lines}
+    assert [line[1:] for line in lines if line[0] == "FROM"] == [
+        ["${BASE_IMAGE}", "AS", "build"], ["${BASE_IMAGE}"],
+    ]  # fmt: skip
+    assert {line[1].partition("=")[0] for line in lines if line[0] == "ARG"} == {
+        "BASE_IMAGE", "DEVICE", "TORCH_INDEX",
+    }  # fmt: skip
+    assert not words & {"ADD", "EXPOSE", "VOLUME"}
+    last_stage = lines[max(i for i, line in enumerate(lines) if line[0] == "FROM") :]
+    [user] = [line[1] for line in last_stage if line[0] == "USER"]
+    # What is installed comes from the first stage as it is: no index, cache or compiler is left.
+    assert not [line for line in last_stage if "pip" in line or "apt-get" in line]
+    for name, pod in pods(BASE):
+        if any(c["image"] == "vpetl-ray" for c in pod["containers"]):
+            context = pod["securityContext"]
+            assert user == f"{context['runAsUser']}:{context['runAsGroup']}", name
+    install = (ROOT / "docker" / "install.sh").read_text()
+    assert "UV_NO_CACHE=1" in install
+    assert all("--no-cache-dir" in line for line in install.splitlines() if "bin/pip" in line)
+    for device in ("cpu", "cuda"):
+        assert re.search(rf"^  {device}\)", install, re.MULTILINE)
 
 
 def test_the_dockerfile_is_clean_for_hadolint():
