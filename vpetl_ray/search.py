@@ -172,8 +172,11 @@ def _search(
 
 def _print_dry_run(console: Console, spec: SearchSpec, address: str | None) -> None:
     from vpetl_ray.spec.dry_run import plan_dry_run  # noqa: PLC0415 - slow, see `_search`
-    from vpetl_ray.tuning.cluster import free_nodes, ray_session  # noqa: PLC0415
+    from vpetl_ray.tuning.claims_board import ClaimsBoard  # noqa: PLC0415
+    from vpetl_ray.tuning.cluster import all_nodes, free_nodes, ray_session  # noqa: PLC0415
+    from vpetl_ray.tuning.fair_shares import Claim  # noqa: PLC0415
 
+    others: list[Claim] = []
     num_classes, nodes = None, None
     missing = spec.missing_files()
     if missing and not spec.knows_classes:
@@ -182,8 +185,9 @@ def _print_dry_run(console: Console, spec: SearchSpec, address: str | None) -> N
         num_classes = len(spec.data_config().list_videos().classes)
     if address or os.environ.get("RAY_ADDRESS"):
         with ray_session(address):
-            nodes = free_nodes()
-    plan = plan_dry_run(spec, num_classes=num_classes, nodes=nodes)
+            others = ClaimsBoard().others()
+            nodes = all_nodes() if others else free_nodes()
+    plan = plan_dry_run(spec, num_classes=num_classes, nodes=nodes, others=others)
     console.print(plan.spec_yaml, markup=False, highlight=False, soft_wrap=True)
     table = Table.grid(padding=(0, 2))
     for name, value in plan.facts():

@@ -13,6 +13,7 @@ from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.flops import count_forward_flops, share_below
 from vpetl_ray.spec.search_spec import SearchSpec, spaced
 from vpetl_ray.tuning.cluster import GroupPlan, plan_groups
+from vpetl_ray.tuning.fair_shares import Claim, plan_beside
 from vpetl_ray.tuning.space_size import SpaceSummary
 from vpetl_ray.tuning.start import StartPlan
 
@@ -87,6 +88,7 @@ def plan_dry_run(
     *,
     num_classes: int | None = None,
     nodes: Sequence[Mapping[str, float]] | None = None,
+    others: Sequence[Claim] = (),
 ) -> DryRun:
     """Work out what a search of this spec would do.
 
@@ -94,6 +96,7 @@ def plan_dry_run(
         spec: the spec.
         num_classes: of the data; by default what the spec says.
         nodes: CPU and GPU of each node; by default this machine.
+        others: searches that share them.
 
     Raises:
         SpecError: the number of classes is not known, or the budget is too small.
@@ -104,15 +107,19 @@ def plan_dry_run(
     start = spec.start_plan(num_classes)
     resources, halving = spec.resources, spec.halving()
     num_trials = spec.num_trials(num_classes)
+    nodes = nodes or [this_machine()]
     groups = plan_groups(
-        nodes or [this_machine()],
+        nodes,
         num_groups=None if resources.groups == "auto" else resources.groups,
         workers_per_group=resources.workers_per_group,
         cpus_per_worker=resources.cpus_per_worker,
         gpus_per_worker=(
             None if resources.gpus_per_worker == "auto" else resources.gpus_per_worker
         ),
+        placement=resources.placement,
     )
+    if others:
+        groups = plan_beside(groups, others, nodes)
     return DryRun(
         spec_yaml=spec.to_yaml(),
         summary=space.summary(spec.given_budget),
