@@ -6,7 +6,7 @@ from torch import Tensor, nn
 from torch.nn.functional import scaled_dot_product_attention
 
 from vpetl_ray.models import small_attention as small
-from vpetl_ray.models.linear import ONEDNN_LINEAR, linear, run_linear
+from vpetl_ray.models.linear import ONEDNN_LINEAR, cast_frozen, linear, run_linear
 
 HEADS, DIM = 3, 4
 
@@ -97,3 +97,33 @@ def test_columns_of_a_wider_tensor_are_taken_as_they_lie():
 
 def test_torch_still_has_the_operator_where_it_has_onednn():
     assert (ONEDNN_LINEAR is not None) == torch.backends.mkldnn.is_available()
+
+
+def test_under_autocast_a_frozen_layer_gives_what_torch_gives():
+    torch.manual_seed(0)
+    layer = nn.Linear(8, 5).requires_grad_(requires_grad=False)
+    x = torch.randn(2, 3, 8, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        y, expected = run_linear(layer, x), layer(x)
+    assert torch.equal(y, expected)
+    (grad,) = torch.autograd.grad(y.float().square().sum(), x)
+    (expected_grad,) = torch.autograd.grad(expected.float().square().sum(), x)
+    torch.testing.assert_close(grad, expected_grad)
+
+
+def test_a_frozen_weight_is_cast_once_until_it_changes():
+    weight = torch.randn(3, 4)
+    with torch.inference_mode():  # evaluation may come first, training after it
+        made = cast_frozen(weight, torch.bfloat16)
+    assert not made.is_inference()
+    assert cast_frozen(weight, torch.bfloat16) is made
+    weight.mul_(2)
+    changed = cast_frozen(weight, torch.bfloat16)
+    assert torch.equal(changed, weight.bfloat16())
+    assert cast_frozen(weight, torch.float32) is weight
+
+
+def test_a_layer_of_another_type_than_its_input_is_refused_as_by_torch():
+    layer = nn.Linear(4, 3).requires_grad_(requires_grad=False)
+    with pytest.raises(RuntimeError, match="dtype"):
+        run_linear(layer, torch.randn(2, 4, dtype=torch.bfloat16))

@@ -40,7 +40,7 @@ def small_attention(qkv_RN3C: Tensor, mask_GNN: Tensor, num_heads: int) -> Tenso
         that is trained.
 
     """
-    if not is_float_on_cpu(qkv_RN3C) or not is_plain(qkv_RN3C):
+    if not is_float_on_cpu(qkv_RN3C) or not is_plain() or torch.is_autocast_enabled("cpu"):
         return None
     if qkv_RN3C.shape[1] > MOST_TOKENS or not qkv_RN3C.is_contiguous():
         return None

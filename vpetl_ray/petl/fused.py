@@ -3,12 +3,13 @@
 Each on its own, they pass over memory for what could ride along: the bias of the up-projection is
 added to a whole output, and the gradients of one input come back as two tensors to be summed. Here
 both biases are one, and every product after the first accumulates in place (2 to 4% of a step on
-CPU for either). The layer's weights must be frozen: they get no gradient.
+CPU for either). The layer's weights must be frozen: they get no gradient. Under autocast all
+products run in its type, with weights that were cast once.
 
 Axes: R rows (every leading axis flattened), C channels, D the bottleneck's width, O output columns.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -17,7 +18,7 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vpetl_ray.models.blocks import Mlp, bias_of
-from vpetl_ray.models.linear import is_plain, linear
+from vpetl_ray.models.linear import as_autocast, is_plain, linear
 
 aten = torch.ops.aten
 
@@ -78,26 +79,26 @@ def linear_with_side(
 
     """
     bias = bias_of(layer)
-    if bias is None or not _is_open(x, layer.weight, bias):
+    if bias is None or not _is_open(layer.weight, bias):
         return None
-    columns: Tensor = _LinearWithSide.apply(x, *side, (layer.weight, bias), activation, runs)
+    x, *weights = as_autocast(x, layer.weight, bias)
+    columns: Tensor = _LinearWithSide.apply(x, *side, weights, activation, runs)
     return columns
 
 
 def mlp_with_side(z: Tensor, mlp: Mlp, side: Side, activation: str) -> Tensor | None:
     """`mlp(z)` and the bottleneck of z, added up; else as `linear_with_side`."""
-    weights = (mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias)
-    if mlp.fc1_branches or mlp.fc2_branches or not _is_open(z, *weights):
+    weights = [mlp.fc1.weight, mlp.fc1.bias, mlp.fc2.weight, mlp.fc2.bias]
+    if mlp.fc1_branches or mlp.fc2_branches or not _is_open(*weights):
         return None
+    z, *weights = as_autocast(z, *weights)
     h: Tensor = _MlpWithSide.apply(z, *side, weights, activation)
     return h
 
 
-def _is_open(x: Tensor, *tensors: Tensor) -> bool:
-    """Whether all is frozen and of one type; a compiler fuses by itself, autocast casts first."""
-    if not is_plain(x):
-        return False
-    return not any(tensor.requires_grad or tensor.dtype != x.dtype for tensor in tensors)
+def _is_open(*tensors: Tensor) -> bool:
+    """Whether all is frozen and nothing looks on; a compiler fuses by itself."""
+    return is_plain() and not any(tensor.requires_grad for tensor in tensors)
 
 
 class _LinearWithSide(torch.autograd.Function):
@@ -110,22 +111,23 @@ class _LinearWithSide(torch.autograd.Function):
         up_weight: Tensor,
         up_bias: Tensor,
         scale: float,
-        layer: tuple[Tensor, Tensor],
+        layer: Sequence[Tensor],
         activation: str,
         runs: tuple[slice, ...],
     ) -> Tensor:
-        side = Side(down_weight, down_bias, up_weight, up_bias, scale)
+        side = _cast(Side(down_weight, down_bias, up_weight, up_bias, scale), x.dtype)
         x_RC = x.reshape(-1, x.shape[-1])
         weight, bias = layer
         both = bias.clone()
-        for run, part in zip(runs, _parts(up_bias, runs), strict=True):
+        for run, part in zip(runs, _parts(side.up_bias, runs), strict=True):
             both[run].add_(part, alpha=scale)
         y = linear(x, weight, both)  # no view: branches behind may change it
         y_RO = y.view(-1, len(weight))
         hidden_RD, saved_RD = _run_down(side, x_RC, activation)
-        for run, part in zip(runs, _parts(up_weight, runs), strict=True):
+        for run, part in zip(runs, _parts(side.up_weight, runs), strict=True):
             y_RO[:, run].addmm_(hidden_RD, part.t(), alpha=scale)
         _save(ctx, side, x_RC, hidden_RD, saved_RD)
+        ctx.given_dtype = down_weight.dtype
         ctx.layer, ctx.activation, ctx.runs, ctx.shape = weight, activation, runs, x.shape
         return y
 
@@ -151,18 +153,19 @@ class _MlpWithSide(torch.autograd.Function):
         up_weight: Tensor,
         up_bias: Tensor,
         scale: float,
-        mlp: tuple[Tensor, Tensor, Tensor, Tensor],
+        mlp: Sequence[Tensor],
         activation: str,
     ) -> Tensor:
-        side = Side(down_weight, down_bias, up_weight, up_bias, scale)
+        side = _cast(Side(down_weight, down_bias, up_weight, up_bias, scale), z.dtype)
         z_RC = z.reshape(-1, z.shape[-1])
         weight_1, bias_1, weight_2, bias_2 = mlp
         wide = linear(z, weight_1, bias_1)
-        both = torch.add(bias_2, up_bias, alpha=scale)
+        both = torch.add(bias_2, side.up_bias, alpha=scale)
         h = linear(nn.functional.gelu(wide), weight_2, both)  # no view, as above
         hidden_RD, saved_RD = _run_down(side, z_RC, activation)
-        h.view(z_RC.shape).addmm_(hidden_RD, up_weight.t(), alpha=scale)
+        h.view(z_RC.shape).addmm_(hidden_RD, side.up_weight.t(), alpha=scale)
         _save(ctx, side, z_RC, hidden_RD, saved_RD, wide)
+        ctx.given_dtype = down_weight.dtype
         ctx.weights, ctx.activation, ctx.shape = (weight_1, weight_2), activation, z.shape
         return h
 
@@ -179,6 +182,10 @@ class _MlpWithSide(torch.autograd.Function):
             grad_z = linear(wide, weight_1.t(), None)
             grad_z.view(grad_RC.shape).addmm_(pre_RD, ctx.saved_tensors[1])
         return grad_z, *grads, None, None, None
+
+
+def _cast(side: Side, dtype: torch.dtype) -> Side:
+    return Side(*(tensor.to(dtype) for tensor in side[:4]), side.scale)
 
 
 def _parts(tensor: Tensor, runs: tuple[slice, ...]) -> tuple[Tensor, ...]:
@@ -216,12 +223,14 @@ def _side_backward(
     grad_up_bias = _join([part.sum(0) for part in parts_RO])
     saved = hidden_RD if pre_RD is None else pre_RD
     grad_pre_RD = ACTIVATIONS[ctx.activation].backward(grad_RD.mul_(ctx.scale), saved)
-    return grad_pre_RD, (
+    grads = (
         grad_pre_RD.t() @ x_RC,
         grad_pre_RD.sum(0),
         grad_up.mul_(ctx.scale),
         grad_up_bias.mul_(ctx.scale),
     )
+    down, down_bias, up, up_bias = (grad.to(ctx.given_dtype) for grad in grads)
+    return grad_pre_RD, (down, down_bias, up, up_bias)
 
 
 def _join(parts: list[Tensor]) -> Tensor:
