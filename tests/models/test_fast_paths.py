@@ -44,6 +44,24 @@ def test_small_attention_equals_torch_in_values_and_gradients(monkeypatch, windo
     assert torch.equal(qkv, before)
 
 
+def test_small_attention_in_bfloat16_is_as_near_to_float32_as_torch():
+    torch.manual_seed(0)
+    mask, weights = torch.randn(2 * HEADS, 5, 5), torch.randn(6, 5, HEADS * DIM)
+    qkv = torch.randn(6, 5, 3 * HEADS * DIM)
+    results = []
+    for run, dtype in [
+        (lambda x, m: small.small_attention(x, m, HEADS), torch.bfloat16),
+        (reference, torch.bfloat16),
+        (reference, torch.float32),
+    ]:
+        x = qkv.to(dtype).requires_grad_()
+        y = run(x, mask.to(dtype))
+        (grad,) = torch.autograd.grad((y * weights).sum(), x)
+        results.append(torch.cat([y.detach().float().flatten(), grad.float().flatten()]))
+    found, torchs, exact = results
+    assert (found - exact).norm() < 1.5 * (torchs - exact).norm() < 0.02 * exact.norm()
+
+
 def test_one_head_leaves_its_input_as_it_was():
     qkv, mask = torch.randn(2, 5, 12), torch.zeros(1, 5, 5)
     before = qkv.clone()
@@ -55,11 +73,12 @@ def test_one_head_leaves_its_input_as_it_was():
     "change",
     [
         lambda qkv, mask: (qkv.double(), mask.double()),
-        lambda qkv, mask: (qkv.bfloat16(), mask.bfloat16()),
+        lambda qkv, mask: (qkv.half(), mask.half()),
+        lambda qkv, mask: (qkv.bfloat16(), mask),
         lambda qkv, mask: (qkv, mask.requires_grad_()),
         lambda qkv, mask: (qkv.transpose(0, 1), mask),
     ],
-    ids=["float64", "bfloat16", "a trained table", "not contiguous"],
+    ids=["float64", "float16", "a mask of another type", "a trained table", "not contiguous"],
 )
 def test_what_is_not_meant_for_it_is_left_to_torch(change):
     qkv, mask = change(torch.randn(6, 6, 3 * HEADS * DIM), torch.zeros(HEADS, 6, 6))

@@ -1,9 +1,11 @@
-"""Attention of few tokens in float32 on a CPU: scores, softmax, sum, a handful of windows at once.
+"""Attention of few tokens on a CPU: scores, softmax, sum, a handful of windows at once.
 
 Torch's fused attention is made for long rows. With the 64 to 400 tokens of a window it was slower
 than plain batched products: forward and backward of a block of the demo's first stage 9.6 against
 4.0 ms with two threads (7.5 against 7.0 with one), of Swin-T's 24 against 16 (31 against 29). What
-matters is that the scores of a handful of windows stay in the cache between the three steps.
+matters is that the scores of a handful of windows stay in the cache between the three steps. In
+bfloat16 torch's backward pass takes ten times as long as its forward pass: 97 of 151 ms of a whole
+step of the demo's backbone, of which 56 are left this way.
 
 Axes: R windows of all clips, N tokens of one window, C channels, M heads, D channels of one head,
 G (window, head) pairs that the mask tells apart.
@@ -15,10 +17,12 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from vpetl_ray.models.linear import is_float_on_cpu, is_plain
+from vpetl_ray.models.linear import is_plain
 
 MOST_TOKENS: Final = 400
 """Longer rows are left to torch: scores are kept for the backward pass, N x N of each head."""
+
+TYPES: Final = (torch.float32, torch.bfloat16)
 
 CACHED_BYTES: Final = 4 << 20
 """Scores that are worked on at once. (1 MB took 10% longer, all at once 30%, in Swin-T.)"""
@@ -27,7 +31,7 @@ aten = torch.ops.aten
 
 
 def small_attention(qkv_RN3C: Tensor, mask_GNN: Tensor, num_heads: int) -> Tensor | None:
-    """Attend inside each window.
+    """Attend inside each window. In bfloat16 scores are rounded to it, their sums are not.
 
     Args:
         qkv_RN3C: queries, keys and values side by side, contiguous.
@@ -40,11 +44,11 @@ def small_attention(qkv_RN3C: Tensor, mask_GNN: Tensor, num_heads: int) -> Tenso
         that is trained.
 
     """
-    if not is_float_on_cpu(qkv_RN3C) or not is_plain() or torch.is_autocast_enabled("cpu"):
+    if qkv_RN3C.device.type != "cpu" or qkv_RN3C.dtype not in TYPES or not is_plain():
         return None
     if qkv_RN3C.shape[1] > MOST_TOKENS or not qkv_RN3C.is_contiguous():
         return None
-    if mask_GNN.requires_grad or not is_float_on_cpu(mask_GNN):
+    if mask_GNN.requires_grad or mask_GNN.dtype != qkv_RN3C.dtype:
         return None
     if torch.is_grad_enabled() and qkv_RN3C.requires_grad:
         out: Tensor = _SmallAttention.apply(qkv_RN3C, mask_GNN, num_heads)
@@ -61,7 +65,7 @@ class _SmallAttention(torch.autograd.Function):
         out = _attend(apart, mask_GNN, shares, num_heads)
         ctx.save_for_backward(apart, shares)
         ctx.num_heads = num_heads
-        ctx.step = _pairs_at_once(n, len(mask_GNN))
+        ctx.step = _pairs_at_once(n, mask_GNN)
         return out
 
     @staticmethod
@@ -98,7 +102,7 @@ def _apart(qkv_RN3C: Tensor, num_heads: int) -> Tensor:
 def _attend(apart: Tensor, mask_GNN: Tensor, shares: Tensor | None, num_heads: int) -> Tensor:
     """(3, R*M, N, D) to (R, N, C); softmax's result is left in `shares`, (R*M, N, N)."""
     _, pairs, n, dim = apart.shape
-    step = _pairs_at_once(n, len(mask_GNN))
+    step = _pairs_at_once(n, mask_GNN)
     kept = apart.new_empty(min(step, pairs), n, n) if shares is None else shares
     out = apart.new_empty(pairs, n, dim)
     parts = (tensor.split(step) for tensor in (*apart, out))
@@ -123,9 +127,10 @@ def _repeat(mask_GNN: Tensor, start: int, scores: Tensor) -> None:
         scores.copy_(mask_GNN[first : first + len(scores)])
 
 
-def _pairs_at_once(num_tokens: int, num_masks: int) -> int:
+def _pairs_at_once(num_tokens: int, mask_GNN: Tensor) -> int:
     """Pairs whose scores fit the cache: whole rounds of the mask, or a divisor of one."""
-    most = max(1, CACHED_BYTES // (4 * num_tokens**2))
+    num_masks = len(mask_GNN)
+    most = max(1, CACHED_BYTES // (mask_GNN.element_size() * num_tokens**2))
     if most >= num_masks:
         return most // num_masks * num_masks
     return next(step for step in range(most, 0, -1) if num_masks % step == 0)
