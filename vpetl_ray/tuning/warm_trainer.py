@@ -4,6 +4,7 @@ Ray Train's controllers import this file, one process a group, so nothing here i
 `TorchTrainer` would. Type checkers see Ray Train's V1 settings, hence the ignores.
 """
 
+import os
 from typing import Any
 
 from ray.train import FailureConfig, RunConfig, ScalingConfig
@@ -28,6 +29,27 @@ TRAIN_SETTINGS = {
 """Environment variables that Ray Train reads in the driver and hands on."""
 
 _UNUSED_CALLBACKS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
+
+
+_KEPT_BYTES = 1 << 36
+_ALLOCATOR = {
+    # A step frees and asks for the same memory again and again. Given back to the system in
+    # between, it comes as zeroed pages: 5% of a step of the demo's backbone, 12% of Swin-T's.
+    "GLIBC_TUNABLES": ":".join(
+        f"glibc.malloc.{name}={value}"
+        for name, value in {
+            "trim_threshold": _KEPT_BYTES,
+            "mmap_threshold": _KEPT_BYTES,
+            "hugetlb": 1,  # by madvise, where the system lets processes choose
+        }.items()
+    )
+}
+
+
+def _worker_environment() -> dict[str, str]:
+    """Environment variables of the workers; the user's own settings of the allocator stand."""
+    allocator = {name: os.environ.get(name, value) for name, value in _ALLOCATOR.items()}
+    return {"PYTHONDONTWRITEBYTECODE": "", **allocator}
 
 
 class WarmTrainer(DataParallelTrainer):
@@ -74,6 +96,6 @@ def make_trainer(config: GroupConfig, plan: GroupPlan, storage_path: str) -> War
             storage_path=storage_path,
             failure_config=FailureConfig(max_failures=-1),
             callbacks=[LossCallback(config["group"], config["dispatcher"])],  # type: ignore[list-item]
-            worker_runtime_env={"env_vars": {"PYTHONDONTWRITEBYTECODE": ""}},
+            worker_runtime_env={"env_vars": _worker_environment()},
         ),
     )
