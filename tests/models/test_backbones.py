@@ -5,7 +5,7 @@ import copy
 import pytest
 import torch
 
-from vpetl_ray.models.blocks import drop_path
+from vpetl_ray.models.blocks import drawn_samples
 from vpetl_ray.models.build import build_model
 
 
@@ -142,8 +142,9 @@ def test_drop_path_rises_linearly_and_only_acts_in_training(backbone_and_video):
 
 def test_drop_path_drops_whole_samples_and_keeps_the_mean():
     x = torch.ones(4000, 2, 3)
-    y = drop_path(x, 0.25, is_training=True)
-    per_sample = y.flatten(1)
-    assert torch.equal(per_sample, per_sample[:, :1].expand_as(per_sample))
-    assert per_sample.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
+    keep = drawn_samples(x, 0.25, is_training=True)
+    assert keep is not None
+    assert keep.shape == (4000, 1, 1)
+    y = x * keep
+    assert y.unique().tolist() == pytest.approx([0.0, 1 / 0.75])
     assert y.mean().item() == pytest.approx(1.0, abs=0.05)

@@ -16,7 +16,9 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from vpetl_ray.models.linear import run_linear
+from vpetl_ray.models.half_block import run_mlp_half
+from vpetl_ray.models.linear import compute_type, is_plain, run_linear
+from vpetl_ray.models.side import linear_with_side, side_of
 from vpetl_ray.models.small_attention import small_attention
 
 
@@ -27,20 +29,17 @@ def run_branches(branches: nn.ModuleList, x: Tensor, y: Tensor) -> Tensor:
     return y
 
 
-def run_layer(layer: nn.Module, branches: nn.ModuleList, x: Tensor) -> Tensor:
+def run_layer(layer: nn.Linear, branches: nn.ModuleList, x: Tensor) -> Tensor:
     """Give `layer(x)` through every branch of the seam beside it.
 
-    The first may have a method `run_with(layer, x)`, which gives what `branch(x, layer(x))` would,
-    at less cost, or None where it has to be that.
+    The first may have a method `beside()`, which gives it as a `Side` of the layer, or None where
+    it has to be called like the others.
     """
-    rest = list(branches)
-    run_with = getattr(rest[0], "run_with", None) if rest else None
-    y: Tensor | None = None if run_with is None else run_with(layer, x)
+    side = side_of(branches) if is_plain() else None
+    y = None if side is None else linear_with_side(x, layer.weight, bias_of(layer), side)
     if y is None:
-        y = run_linear(layer, x)
-    else:
-        del rest[0]
-    for branch in rest:
+        return run_branches(branches, x, run_linear(layer, x))
+    for branch in branches[1:]:
         y = branch(x, y)
     return y
 
@@ -52,12 +51,12 @@ def bias_of(layer: nn.Linear) -> Tensor | None:
     return bias
 
 
-def drop_path(x: Tensor, rate: float, is_training: bool) -> Tensor:
-    """Stochastic depth (Huang et al. 2016): zero a residual for whole samples."""
+def drawn_samples(x: Tensor, rate: float, is_training: bool) -> Tensor | None:
+    """Draw a factor for each sample, (B, 1, ...), zero for those dropped; None where none is."""
     if rate == 0.0 or not is_training:
-        return x
-    keep = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1)).bernoulli_(1.0 - rate)
-    return x * keep.div_(1.0 - rate)
+        return None
+    keep = x.new_empty((x.shape[0],) + (1,) * (x.dim() - 1), dtype=compute_type(x))
+    return keep.bernoulli_(1.0 - rate).div_(1.0 - rate)
 
 
 class Mlp(nn.Module):
@@ -108,6 +107,10 @@ class Attention(nn.Module):
         """(B, N, C) to (B, N, C)."""
         z_BNC = self.to_tokens(x_BNC)
         return self.to_output(self.attend(self.to_qkv(z_BNC), more_kv=self.to_more_kv(z_BNC)))
+
+    def run_half(self, norm: nn.Module, x: Tensor, keep: Tensor | None) -> Tensor | None:
+        """`x + keep * self(norm(x))` in one step, where there is one; here there is none."""
+        return None
 
     def prepared(self, x: Tensor) -> AbstractContextManager[None]:
         """Make ready, for what enters, all that compiled code should find and not make."""
@@ -230,11 +233,21 @@ class Block(nn.Module):
         return x + run_branches(self.mlp_branches, self.norm2(x), h)
 
     def run(self, x: Tensor) -> Tensor:
-        """As `forward`, in plain eager steps."""
-        x = x + drop_path(self.attn(self.norm1(x)), self.drop_path_rate, self.training)
-        z = self.norm2(x)
-        h = run_layer(self.mlp, self.mlp_branches, z)
-        return x + drop_path(h, self.drop_path_rate, self.training)
+        """As `forward`, in eager steps: a half at a time where all of it is frozen."""
+        keep = drawn_samples(x, self.drop_path_rate, self.training)
+        y = self.attn.run_half(self.norm1, x, keep) if is_plain() else None
+        if y is None:
+            y = _add(x, self.attn(self.norm1(x)), keep)
+        keep = drawn_samples(y, self.drop_path_rate, self.training)
+        whole = run_mlp_half(self, y, keep) if is_plain() else None
+        if whole is None:
+            z = self.norm2(y)
+            whole = _add(y, run_branches(self.mlp_branches, z, self.mlp(z)), keep)
+        return whole
+
+
+def _add(x: Tensor, h: Tensor, keep: Tensor | None) -> Tensor:
+    return x + (h if keep is None else h * keep)
 
 
 MAX_COMPILED: Final = 256

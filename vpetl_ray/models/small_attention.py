@@ -11,6 +11,7 @@ Axes: R windows of all clips, N tokens of one window, C channels, M heads, D cha
 G (window, head) pairs that the mask tells apart.
 """
 
+from collections.abc import Iterable
 from typing import Any, Final
 
 import torch
@@ -30,6 +31,11 @@ CACHED_BYTES: Final = 4 << 20
 aten = torch.ops.aten
 
 
+def is_small(qkv_or_x: Tensor, num_tokens: int, dtype: torch.dtype) -> bool:
+    """Whether this way is open for rows of so many tokens, on the device of a tensor."""
+    return qkv_or_x.is_cpu and dtype in TYPES and num_tokens <= MOST_TOKENS and is_plain()
+
+
 def small_attention(qkv_RN3C: Tensor, mask_GNN: Tensor, num_heads: int) -> Tensor | None:
     """Attend inside each window. In bfloat16 scores are rounded to it, their sums are not.
 
@@ -44,49 +50,70 @@ def small_attention(qkv_RN3C: Tensor, mask_GNN: Tensor, num_heads: int) -> Tenso
         that is trained.
 
     """
-    if qkv_RN3C.device.type != "cpu" or qkv_RN3C.dtype not in TYPES or not is_plain():
-        return None
-    if qkv_RN3C.shape[1] > MOST_TOKENS or not qkv_RN3C.is_contiguous():
+    if not is_small(qkv_RN3C, qkv_RN3C.shape[1], qkv_RN3C.dtype) or not qkv_RN3C.is_contiguous():
         return None
     if mask_GNN.requires_grad or mask_GNN.dtype != qkv_RN3C.dtype:
         return None
     if torch.is_grad_enabled() and qkv_RN3C.requires_grad:
         out: Tensor = _SmallAttention.apply(qkv_RN3C, mask_GNN, num_heads)
         return out
-    return _attend(_apart(qkv_RN3C, num_heads), mask_GNN, None, num_heads)
+    return attend(qkv_RN3C, mask_GNN, num_heads, keeps=False)[0]
 
 
 class _SmallAttention(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, qkv_RN3C: Tensor, mask_GNN: Tensor, num_heads: int) -> Tensor:
-        apart = _apart(qkv_RN3C, num_heads)
-        _, pairs, n, _ = apart.shape
-        shares = apart.new_empty(pairs, n, n)
-        out = _attend(apart, mask_GNN, shares, num_heads)
-        ctx.save_for_backward(apart, shares)
+        out, kept = attend(qkv_RN3C, mask_GNN, num_heads, keeps=True)
+        ctx.save_for_backward(*kept, mask_GNN)
         ctx.num_heads = num_heads
-        ctx.step = _pairs_at_once(n, mask_GNN)
         return out
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad_RNC: Tensor) -> tuple[Tensor, None, None]:
-        apart, shares = ctx.saved_tensors
-        _, pairs, n, dim = apart.shape
-        grad_out = grad_RNC.view(-1, n, ctx.num_heads, dim).transpose(1, 2).reshape(pairs, n, dim)
-        grad = torch.empty_like(apart)
-        kept = apart.new_empty(min(ctx.step, pairs), n, n)
-        parts = (tensor.split(ctx.step) for tensor in (*apart, shares, grad_out, *grad))
-        for q, k, v, share, grad_o, grad_q, grad_k, grad_v in zip(*parts, strict=True):
-            scores = kept[: len(q)]
-            torch.bmm(share.transpose(1, 2), grad_o, out=grad_v)
-            torch.bmm(grad_o, v.transpose(1, 2), out=scores)
-            aten._softmax_backward_data.out(scores, share, -1, share.dtype, grad_input=scores)
-            torch.bmm(scores, k, out=grad_q)
-            torch.bmm(scores.transpose(1, 2), q, out=grad_k)  # q is scaled already
-        grad[0].mul_(dim**-0.5)
-        back = grad.view(3, -1, ctx.num_heads, n, dim).permute(1, 3, 0, 2, 4)
-        return back.reshape(-1, n, 3 * ctx.num_heads * dim), None, None
+        apart, shares, mask_GNN = ctx.saved_tensors
+        return attend_backward(grad_RNC, apart, shares, mask_GNN, ctx.num_heads), None, None
+
+
+def attend(
+    qkv_RN3C: Tensor, mask_GNN: Tensor, num_heads: int, *, keeps: bool
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Give (R, N, C), and what `attend_backward` needs of it if asked for; no autograd."""
+    apart = _apart(qkv_RN3C, num_heads)
+    _, pairs, n, _ = apart.shape
+    shares = apart.new_empty(pairs, n, n) if keeps else None
+    out = _attend(apart, mask_GNN, shares, num_heads)
+    return out, () if shares is None else (apart, shares)
+
+
+def attend_backward(
+    grad_RNC: Tensor, apart: Tensor, shares: Tensor, mask_GNN: Tensor, num_heads: int
+) -> Tensor:
+    """From the gradient of (R, N, C) to that of qkv, (R, N, 3C)."""
+    _, pairs, n, dim = apart.shape
+    step = _pairs_at_once(n, mask_GNN)
+    grad_out = grad_RNC.view(-1, n, num_heads, dim).transpose(1, 2).reshape(pairs, n, dim)
+    grad = torch.empty_like(apart)
+    kept = apart.new_empty(min(step, pairs), n, n)
+    for q, k, v, share, grad_o, grad_q, grad_k, grad_v in _in_parts(
+        step, *apart.unbind(), shares, grad_out, *grad.unbind()
+    ):
+        scores = kept[: len(q)]
+        torch.bmm(share.transpose(1, 2), grad_o, out=grad_v)
+        torch.bmm(grad_o, v.transpose(1, 2), out=scores)
+        aten._softmax_backward_data.out(scores, share, -1, share.dtype, grad_input=scores)
+        torch.bmm(scores, k, out=grad_q)
+        torch.bmm(scores.transpose(1, 2), q, out=grad_k)  # q is scaled already
+    grad[0].mul_(dim**-0.5)
+    back = grad.view(3, -1, num_heads, n, dim).permute(1, 3, 0, 2, 4)
+    return back.reshape(-1, n, 3 * num_heads * dim)
+
+
+def _in_parts(step: int, *tensors: Tensor) -> Iterable[tuple[Tensor, ...]]:
+    """Cut tensors of equal length into runs of `step`, side by side."""
+    if len(tensors[0]) <= step:
+        return [tensors]
+    return zip(*(torch.split(tensor, step) for tensor in tensors), strict=True)
 
 
 def _apart(qkv_RN3C: Tensor, num_heads: int) -> Tensor:
@@ -105,8 +132,7 @@ def _attend(apart: Tensor, mask_GNN: Tensor, shares: Tensor | None, num_heads: i
     step = _pairs_at_once(n, mask_GNN)
     kept = apart.new_empty(min(step, pairs), n, n) if shares is None else shares
     out = apart.new_empty(pairs, n, dim)
-    parts = (tensor.split(step) for tensor in (*apart, out))
-    for number, (q, k, v, out_part) in enumerate(zip(*parts, strict=True)):
+    for number, (q, k, v, out_part) in enumerate(_in_parts(step, *apart.unbind(), out)):
         start = 0 if shares is None else number * step
         scores = kept[start : start + len(q)]
         _repeat(mask_GNN, number * step, scores)

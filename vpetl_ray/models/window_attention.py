@@ -12,6 +12,16 @@ from torch import Tensor, nn
 from vpetl_ray.models.arch_base import Size
 from vpetl_ray.models.blocks import Attention
 from vpetl_ray.models.derived import DerivedTensors
+from vpetl_ray.models.half_block import (
+    AttentionHalf,
+    FrozenAttention,
+    cast_layers,
+    frozen_norm,
+    only_side,
+)
+from vpetl_ray.models.linear import compute_type
+from vpetl_ray.models.side import is_frozen
+from vpetl_ray.models.small_attention import is_small
 from vpetl_ray.models.windows import (
     WindowPlan,
     relative_position_index,
@@ -45,6 +55,32 @@ class WindowAttention(Attention):
         num_told_apart = plan.num_windows if plan.is_shifted else 1
         out_WNC = self.attend(qkv_WN3C, mask, num_told_apart, self.to_more_kv(z_WNC))
         return plan.merge(self.to_output(out_WNC))
+
+    def run_half(self, norm: nn.Module, x: Tensor, keep: Tensor | None) -> Tensor | None:
+        """`x + keep * self(norm(x))`, (B, T, H, W, C); None where the plain way has to be taken."""
+        frozen_by = frozen_norm(norm, x)
+        side, is_alone = only_side(self.qkv_branches)
+        if frozen_by is None or not is_alone or not is_frozen(self.relative_position_bias_table):
+            return None
+        if self.token_branches or self.kv_branches or self.proj_branches:
+            return None
+        plan, dtype = self._plan(x), compute_type(x)
+        if not is_small(x, plan.num_tokens, dtype):
+            return None
+        weights = cast_layers(x, self.qkv, self.proj)
+        if weights is None:
+            return None
+        frozen = FrozenAttention(
+            norm=frozen_by,
+            plan=plan,
+            mask=self._mask(plan, dtype, x.device)[0],
+            num_heads=self.num_heads,
+            weights=weights,
+            side=side,
+            keep=keep,
+        )
+        y: Tensor = AttentionHalf.apply(x, frozen, *(() if side is None else side.tensors))
+        return y
 
     @contextmanager
     def prepared(self, x: Tensor) -> Iterator[None]:

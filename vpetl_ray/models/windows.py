@@ -5,7 +5,7 @@ Geometry as in the Video Swin code: a window larger than the grid is clipped to 
 a grid that the window does not divide is padded behind; the shift is a cyclic roll.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import lru_cache
 from math import prod
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vpetl_ray.models.arch_base import Size
+from vpetl_ray.models.linear import is_plain
 
 BLOCKED = -100.0
 """Added to the score of two tokens that only the cyclic shift brought together."""
@@ -32,38 +33,39 @@ class WindowPlan:
     shift: Size
     """Cyclic shift, 0 along an axis that has one window only."""
 
-    @property
-    def padding(self) -> Size:
-        """Tokens added behind each axis."""
-        t, h, w = (-size % win for size, win in zip(self.grid, self.window, strict=True))
-        return t, h, w
+    padding: Size = field(init=False)
+    """Tokens added behind each axis."""
+    counts: Size = field(init=False)
+    """Windows along each axis."""
+    num_windows: int = field(init=False)
+    """Windows of one clip."""
+    num_tokens: int = field(init=False)
+    """Tokens of one window."""
+    is_shifted: bool = field(init=False)
+    """Whether any axis is shifted (then some tokens of a window must not see each other)."""
 
-    @property
-    def counts(self) -> Size:
-        """Windows along each axis."""
-        t, h, w = (-(-size // win) for size, win in zip(self.grid, self.window, strict=True))
-        return t, h, w
-
-    @property
-    def num_windows(self) -> int:
-        """Windows of one clip."""
-        return prod(self.counts)
-
-    @property
-    def num_tokens(self) -> int:
-        """Tokens of one window."""
-        return prod(self.window)
-
-    @property
-    def is_shifted(self) -> bool:
-        """Whether any axis is shifted (then some tokens of a window must not see each other)."""
-        return any(self.shift)
+    def __post_init__(self) -> None:
+        pairs = list(zip(self.grid, self.window, strict=True))
+        counts = tuple(-(-size // win) for size, win in pairs)
+        facts = {
+            "padding": tuple(-size % win for size, win in pairs),
+            "counts": counts,
+            "num_windows": prod(counts),
+            "num_tokens": prod(self.window),
+            "is_shifted": any(self.shift),
+        }
+        for name, value in facts.items():  # once: they are asked for at every step
+            object.__setattr__(self, name, value)
 
     def partition(self, x_BTHWC: Tensor) -> Tensor:
         """(B, T, H, W, C) to (B*W, N, C); padded tokens are zeros."""
         if any(self.padding):
             t, h, w = self.padding
             x_BTHWC = pad(x_BTHWC, (0, 0, 0, w, 0, h, 0, t))
+        if self._is_reordered(x_BTHWC):
+            order, _ = _orders(self, x_BTHWC.device)
+            rows_BPC = x_BTHWC.flatten(1, 3).index_select(1, order)
+            return rows_BPC.view(-1, self.num_tokens, x_BTHWC.shape[-1])  # (B*W, N, C)
         if self.is_shifted:
             x_BTHWC = _roll(x_BTHWC, tuple(-s for s in self.shift))
         dim = x_BTHWC.shape[-1]
@@ -75,6 +77,10 @@ class WindowPlan:
     def merge(self, y_WNC: Tensor) -> Tensor:
         """(B*W, N, C) back to (B, T, H, W, C), without the padded tokens."""
         dim = y_WNC.shape[-1]
+        if self._is_reordered(y_WNC):
+            _, back = _orders(self, y_WNC.device)
+            rows_BPC = y_WNC.reshape(-1, self.num_windows * self.num_tokens, dim)
+            return rows_BPC.index_select(1, back).view(-1, *self.grid, dim)
         (nt, nh, nw), (t, h, w) = self.counts, self.window
         if self.num_windows == 1:
             y_BTHWC = y_WNC.reshape(-1, t, h, w, dim)
@@ -86,6 +92,28 @@ class WindowPlan:
         if any(self.padding):
             y_BTHWC = y_BTHWC[:, : self.grid[0], : self.grid[1], : self.grid[2]]
         return y_BTHWC
+
+    def _is_reordered(self, x: Tensor) -> bool:
+        """Whether rows are to be fetched one by one: once over memory instead of up to three times.
+
+        (A fourth of the time on CPU. The backward pass of it would add rows up: much slower.)
+        """
+        if not is_plain() or (torch.is_grad_enabled() and x.requires_grad):
+            return False
+        return self.num_windows > 1 or self.is_shifted
+
+
+@lru_cache(maxsize=64)
+def _orders(plan: WindowPlan, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Where on the padded grid a row of windows comes from, and where in these one of the grid."""
+    (nt, nh, nw), (t, h, w) = plan.counts, plan.window
+    token_THW = np.arange(prod((*plan.counts, *plan.window))).reshape(nt * t, nh * h, nw * w)
+    rolled = np.roll(token_THW, tuple(-move for move in plan.shift), (0, 1, 2))
+    order = rolled.reshape(nt, t, nh, h, nw, w).transpose(0, 2, 4, 1, 3, 5).ravel()
+    from_windows = np.argsort(order).reshape(token_THW.shape)
+    back = from_windows[: plan.grid[0], : plan.grid[1], : plan.grid[2]].ravel()
+    with torch.inference_mode(mode=False):  # training may come after evaluation
+        return torch.from_numpy(order).to(device), torch.from_numpy(back).to(device)
 
 
 def _roll(x_BTHWC: Tensor, shift: tuple[int, ...]) -> Tensor:

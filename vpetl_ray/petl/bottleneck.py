@@ -11,9 +11,9 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vpetl_ray.errors import VpetlError
+from vpetl_ray.models.side import Side
 from vpetl_ray.models.work import linear_flops
 from vpetl_ray.petl.checks import check_number
-from vpetl_ray.petl.fused import Side
 
 Scale = float | Literal["learned"]
 LEARNED: Literal["learned"] = "learned"
@@ -94,12 +94,14 @@ class Bottleneck(nn.Module):
         """(..., C) to the activated bottleneck (..., D)."""
         return self.activation(self.down(x))
 
-    def as_side(self) -> Side | None:
-        """For `fused`; None where the scale is trained, which it has no gradient for."""
+    def as_side(self, runs: tuple[slice, ...]) -> Side | None:
+        """As `models.side` runs it, which has no gradient for a trained scale: None then."""
         if isinstance(self.scale, Tensor):
             return None
         down, up = self.down, self.up
-        return Side(down.weight, down.bias, up.weight, up.bias, self.scale)
+        return Side(
+            down.weight, down.bias, up.weight, up.bias, self.scale, self.activation_name, runs
+        )
 
     def up_projection(self) -> tuple[Tensor, Tensor]:
         """Weight (O, D) and bias (O) with the scale folded in: cheaper than scaling the rows."""

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vpetl_ray.models.arch import BlockSite
-from vpetl_ray.models.blocks import Mlp
+from vpetl_ray.models.side import Side
 from vpetl_ray.models.work import BlockWork
 from vpetl_ray.petl.bottleneck import (
     ACTIVATIONS,
@@ -24,7 +24,6 @@ from vpetl_ray.petl.bottleneck import (
     count_bottleneck,
 )
 from vpetl_ray.petl.checks import check_choice, check_whole_number
-from vpetl_ray.petl.fused import mlp_with_side
 from vpetl_ray.petl.method import Block, SeamMethod
 
 DEFAULT_SCALE = 0.1
@@ -84,12 +83,9 @@ class AdapterConfig(SeamMethod):
 class ParallelAdapter(Bottleneck):
     """Equation (7), first line."""
 
-    def run_with(self, layer: nn.Module, z: Tensor) -> Tensor | None:
-        """As `forward`, together with the MLP (`run_layer`)."""
-        side = self.as_side()
-        if side is None or not isinstance(layer, Mlp):
-            return None
-        return mlp_with_side(z, layer, side, self.activation_name)
+    def beside(self) -> Side | None:
+        """As what runs together with the MLP, if it can."""
+        return self.as_side((slice(0, self.up.out_features),))
 
     def forward(self, z: Tensor, h: Tensor) -> Tensor:
         """(output of norm2, output of the MLP), both (..., C), to (..., C); h is overwritten."""

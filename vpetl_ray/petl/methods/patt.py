@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.models.side import Side
 from vpetl_ray.models.work import BlockWork
 from vpetl_ray.petl.bottleneck import (
     ACTIVATIONS,
@@ -19,7 +20,6 @@ from vpetl_ray.petl.bottleneck import (
     count_bottleneck,
 )
 from vpetl_ray.petl.checks import check_choice, check_names, check_whole_number
-from vpetl_ray.petl.fused import linear_with_side
 from vpetl_ray.petl.method import Block, SeamMethod
 
 DEFAULT_SCALE = 0.8
@@ -95,12 +95,9 @@ class ParallelAttention(Bottleneck):
         super().__init__(dim=dim, **bottleneck)
         self.runs = _column_runs(targets, dim)
 
-    def run_with(self, layer: nn.Module, z_WNC: Tensor) -> Tensor | None:
-        """As `forward`, together with the QKV projection (`run_layer`)."""
-        side = self.as_side()
-        if side is None or not isinstance(layer, nn.Linear):
-            return None
-        return linear_with_side(z_WNC, layer, side, self.activation_name, self.runs)
+    def beside(self) -> Side | None:
+        """As what runs together with the QKV projection, if it can."""
+        return self.as_side(self.runs)
 
     def forward(self, z_WNC: Tensor, qkv_WN3C: Tensor) -> Tensor:
         """(B*W, N, C) and (B*W, N, 3C) to (B*W, N, 3C); qkv is overwritten."""

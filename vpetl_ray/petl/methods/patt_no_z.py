@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from vpetl_ray.models.arch import BlockSite
+from vpetl_ray.models.side import Side
 from vpetl_ray.models.work import BlockWork, linear_flops
 from vpetl_ray.petl.checks import check_whole_number
 from vpetl_ray.petl.methods.patt import DEFAULT_SCALE, ParallelAttention, PattConfig
@@ -69,7 +70,7 @@ class LearnedInputAttention(ParallelAttention):
         start = torch.empty(num_tokens, dim).normal_(generator=bottleneck["generator"])
         self.tokens = nn.Parameter(start)
 
-    def run_with(self, layer: nn.Module, z_WNC: Tensor) -> Tensor | None:
+    def beside(self) -> Side | None:
         """Never together with the projection: what it reads is not what that reads."""
         return None
 

@@ -1,4 +1,4 @@
-"""Branches run together with their layer give what they give after it."""
+"""Halves of blocks in one step, and branches beside their layer, give what modules in turn give."""
 
 from dataclasses import replace
 
@@ -7,10 +7,10 @@ import torch
 from torch import Tensor
 
 from tests.training.toy_training import VIT
+from vpetl_ray.models import linear, side, small_attention
 from vpetl_ray.models.arch import SwinArch
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.build import build_model
-from vpetl_ray.petl import fused
 from vpetl_ray.petl.attach import Attached, attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.methods import (
@@ -57,6 +57,12 @@ def run(attached: Attached, video: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
     return logits.detach(), {n: p.grad for n, p in attached.trainable.items() if p.grad is not None}
 
 
+def take_the_plain_way(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Module by module, with torch's own layers and attention."""
+    for module in (linear, side, small_attention):
+        monkeypatch.setattr(module, "is_plain", lambda: False)
+
+
 def attached_off_zero(model: Backbone, *methods: MethodConfig) -> Attached:
     attached = attach(model, PetlConfig(methods=methods), seed=0)
     with torch.no_grad():
@@ -72,13 +78,30 @@ def test_outputs_and_gradients_equal_the_plain_way(
     attached = attached_off_zero(model, *methods)
     video = torch.randn(2, 3, 4, 24, 24)
     logits, grads = run(attached, video)
-    monkeypatch.setattr(fused, "_is_open", lambda *_: False)
+    take_the_plain_way(monkeypatch)
     expected, expected_grads = run(attached, video)
     assert (logits - expected).abs().max() < 1e-5 * expected.abs().max()
     assert grads.keys() == expected_grads.keys() == attached.trainable.keys()
     for name, grad in grads.items():
         difference = (grad - expected_grads[name]).abs().max()
         assert difference <= 1e-5 * expected_grads[name].abs().max() + 1e-6, name
+
+
+def test_dropped_samples_are_the_same_ones(model: Backbone, monkeypatch: pytest.MonkeyPatch):
+    attached = attached_off_zero(model, ADAPTER, PATT)
+    model.set_drop_path(0.5)
+    model.train()
+    video = torch.randn(4, 3, 4, 24, 24)
+    torch.manual_seed(1)
+    logits, grads = run(attached, video)
+    take_the_plain_way(monkeypatch)
+    torch.manual_seed(1)
+    expected, expected_grads = run(attached, video)
+    torch.testing.assert_close(logits, expected, rtol=1e-5, atol=1e-5)
+    for name, grad in grads.items():
+        torch.testing.assert_close(grad, expected_grads[name], rtol=1e-4, atol=1e-5)
+    torch.manual_seed(2)
+    assert not torch.equal(run(attached, video)[0], expected), "samples were dropped"
 
 
 def test_both_kinds_of_branch_take_the_short_way(model: Backbone):
@@ -115,7 +138,7 @@ def test_under_autocast_it_is_as_near_to_float32_as_the_plain_way(
     logits, grads = run_cast()
     assert logits.dtype == torch.bfloat16
     exact, exact_grads = run(attached, video)
-    monkeypatch.setattr(fused, "_is_open", lambda *_: False)
+    take_the_plain_way(monkeypatch)
     plain, plain_grads = run_cast()
     error, plain_error = ((found - exact).norm() / exact.norm() for found in (logits, plain))
     assert error < 1.5 * plain_error + 0.01, "bf16 rounds to 1/256"
