@@ -98,7 +98,8 @@ def test_the_exit_code_and_the_reason_are_the_searchs_own(nodes, project):
 @pytest.mark.slow
 def test_stop_ends_the_job_in_order_and_resume_goes_on(nodes, project):
     out = project / "out"
-    words = ["--address", nodes.url, "--out", out, "--set", "training.epochs=40"]
+    # Long enough that most of it is left when the word to stop comes through.
+    words = ["--address", nodes.url, "--out", out, "--trials", 6, "--set", "training.epochs=300"]
     job = nodes.submit("tiny.yaml", *words, "--job-id", "tiny-stop", cwd=project)
     for line in job.stdout:
         if "complete" in line:
@@ -107,11 +108,15 @@ def test_stop_ends_the_job_in_order_and_resume_goes_on(nodes, project):
     assert "tiny-stop is told to stop" in said(stop)
     said(job)
     assert job.returncode == 130
+    before = pd.read_parquet(out / "trials.parquet")
+    num_before = (before["state"] == "complete").sum()
+    assert 0 < num_before < 6
     resumed = nodes.submit("tiny.yaml", *words, "--resume", cwd=project)
     text = said(resumed)
     assert resumed.returncode == 0, text
     trials = pd.read_parquet(out / "trials.parquet")
-    assert (trials["state"] == "complete").sum() == 4
+    assert (trials["state"] == "complete").sum() == 6
+    print(f"{num_before} trials before the stop, {len(trials)} after the resumption")
 
 
 @pytest.mark.parametrize(
