@@ -143,6 +143,14 @@ def test_mlflow_of_the_compose_file_reaches_its_database_and_is_reached(tmp_path
     assert SERVICES["mlflow"]["ports"] == [f"127.0.0.1:{port}:{port}"]
 
 
+@pytest.mark.parametrize("unit", ["ray-head", "ray-worker@"])
+def test_the_units_put_the_python_of_their_environment_first(unit):
+    text = (ROOT / "cluster" / "systemd" / f"{unit}.service").read_text()
+    [program] = re.findall(r"^ExecStart=(\S+)/ray ", text, re.MULTILINE)
+    [path] = re.findall(r"^Environment=PATH=(.*)$", text, re.MULTILINE)
+    assert path.split(":")[0] == program
+
+
 def test_files_that_the_docs_name_are_there():
     for path in set(re.findall(r"(?<!/)\b(?:cluster|docker|search_spaces|docs)/[\w./-]*\w", DOCS)):
         assert path == "docker/.env" or (ROOT / path).exists(), path

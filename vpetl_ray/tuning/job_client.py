@@ -180,7 +180,7 @@ class JobClient:
         return JobState(
             job_id=job_id,
             status=str(info.status.value).lower(),
-            message=" ".join((info.message or "").split()),
+            message=_short(info.message or ""),
             entrypoint=info.entrypoint,
             exit_code=exit_code,
         )
@@ -224,6 +224,16 @@ def ray_command(request: SearchJobRequest, address: str) -> str:
             "--runtime-env-json", json.dumps(request.runtime_env), "--", *request.words,
         ]
     )  # fmt: skip
+
+
+def _short(message: str) -> str:
+    """Leave out the end of the log, which Ray appends, and say what is behind a common mistake."""
+    if "ModuleNotFoundError" in message or "python: not found" in message:
+        return (
+            "its Python lacks what vpetl_ray needs; start the cluster from the environment that "
+            "has it, first on the PATH (docs/cluster.md)"
+        )
+    return " ".join(message.partition(", last available logs")[0].split())
 
 
 def _as_a_shell_has_it(code: int) -> int:
