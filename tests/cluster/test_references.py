@@ -3,8 +3,10 @@
 import re
 import shlex
 
+import jsonschema
 import pytest
 import yaml
+from ray.autoscaler._private.util import prepare_config, validate_config
 
 from tests.cluster.test_manifests import BASE, COMPOSE, ROOT, pods, rendered, the
 from vpetl_ray.submit import DEFAULT_ADDRESS
@@ -149,6 +151,25 @@ def test_the_units_put_the_python_of_their_environment_first(unit):
     [program] = re.findall(r"^ExecStart=(\S+)/ray ", text, re.MULTILINE)
     [path] = re.findall(r"^Environment=PATH=(.*)$", text, re.MULTILINE)
     assert path.split(":")[0] == program
+
+
+def test_ray_up_takes_the_file_for_a_cloud_and_for_machines_that_are_there():
+    text = (ROOT / "cluster" / "ray-up.yaml").read_text()
+    cloud = yaml.safe_load(text)
+    validate_config(prepare_config(cloud))
+    with pytest.raises(jsonschema.ValidationError, match="idle_minutes"):
+        validate_config(prepare_config({**yaml.safe_load(text), "idle_minutes": 1}))
+    # What stands at its end, without the signs of a comment, in place of what it says to leave out.
+    lines = text.partition("# On machines that you have:\n")[2].splitlines()
+    machines = yaml.safe_load("\n".join(line[2:] for line in lines if not line.startswith("# (")))
+    assert set(machines) == {"provider", "auth"}
+    gone = re.search(r"\(and no (.*)\)", text).group(1).replace(" or ", ", ").split(", ")
+    local = {k: v for k, v in yaml.safe_load(text).items() if k not in gone} | machines
+    local["max_workers"] = 2
+    prepared = prepare_config(local)
+    validate_config(prepared)
+    [node_type] = prepared["available_node_types"].values()
+    assert node_type["max_workers"] == 2
 
 
 def test_files_that_the_docs_name_are_there():
