@@ -9,6 +9,7 @@ from tests.tuning.test_budgeted_study import BUDGET, finished, open_study, small
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.results.front import hypervolume
 from vpetl_ray.results.records import EpochRow
+from vpetl_ray.tuning import expected_improvement
 from vpetl_ray.tuning.config_vectors import ConfigVectors
 from vpetl_ray.tuning.domains import Choice, FloatRange, Subset
 from vpetl_ray.tuning.epoch_seconds import EpochSeconds
@@ -217,3 +218,26 @@ def test_the_last_config_of_a_small_space_is_found_too(tmp_path):
         keys.append(proposal.config.key)
         study.tell(finished(proposal, top1=rng.uniform(40, 90)))
     assert len(keys) == len(set(keys)) == 15
+
+
+def test_a_model_of_thousands_of_trials_may_lag_and_still_proposes_well(monkeypatch):
+    fits = []
+    fit = GaussianProcess.fit
+    monkeypatch.setattr(
+        GaussianProcess, "fit", lambda self, *a, **more: fits.append(1) or fit(self, *a, **more)
+    )
+    volumes, num_fits = [], []
+    for steady in (2000, 12):  # 12: as if each of these trials were 170
+        monkeypatch.setattr(expected_improvement, "_STEADY", steady)
+        fits.clear()
+        study = open_study(None, sampler="ehvi", seed=0)
+        keys = set()
+        for _ in range(40):
+            proposal = study.ask()
+            keys.add(proposal.config.key)
+            study.tell(finished(proposal, top1=_accuracy(proposal)))
+        assert len(keys) == 40
+        volumes.append(_hypervolume(study))
+        num_fits.append(len(fits))
+    assert num_fits[1] < 0.6 * num_fits[0]
+    assert volumes[1] > 0.98 * volumes[0]

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 
 import numpy as np
@@ -47,6 +47,9 @@ MAX_EPOCHS = 4
 _DOUBT = (1e-6, 0.1, 0.1, 0.3)
 _ROOM = 0.05  # of the axis, beyond the budget: else the largest config would gain nothing
 _GROWTH = 1.15  # of the trials, after which the hyperparameters are searched again
+_STEADY = 2000
+"""Changes of what is known for each that the model may lag behind: up to 2 000, some 270 trials, it
+is fitted anew at each; to 10 000 trials, five more are nothing that is worth another fit."""
 _LINEAR_ALGEBRA = ThreadpoolController()
 """Matrices of a few hundred rows: on two threads they take three times as long as on one."""
 
@@ -62,8 +65,8 @@ class _Fitted:
     mean: Array
     """(N,) accuracies in the end."""
     seconds: EpochSeconds
-    gains: Array | None = None
-    """Of the candidates, once they were asked for."""
+    gains: dict[str, float] = field(default_factory=dict)
+    """Of candidates by their keys, once they were asked for."""
 
     @property
     def size(self) -> Array:
@@ -106,17 +109,20 @@ class ExpectedImprovementSampler:
         self._searched_at = 0.0
         self._version = -1
         self._fitted: _Fitted | None = None
+        self._parents: list[Values] = []
+        self._lags = False
 
     def propose(self) -> Values | None:
         """Return the best candidate's values; None if every config of the space is known."""
         fitted = self._look()
+        if self._lags:
+            self._candidates.renew(self._parents)
         if not self._candidates:
             return None
         if fitted is None:
             best = self._most_apart()
         else:
             best = self._candidates.order(self._gains_of_new(fitted))
-            fitted.gains = None  # they are in another order now
         self._proposed = best.key
         return best.values
 
@@ -167,7 +173,9 @@ class ExpectedImprovementSampler:
 
     def _look(self) -> _Fitted | None:
         """Look at what is believed now, and fit the model to it; None while it is too little."""
-        if self._version != self._beliefs.version:
+        behind = self._beliefs.version - self._version
+        self._lags = 0 < behind <= self._beliefs.version // _STEADY
+        if behind and not self._lags:
             self._version = self._beliefs.version
             with _LINEAR_ALGEBRA.limit(limits=1, user_api="blas"):
                 self._renew()
@@ -182,7 +190,8 @@ class ExpectedImprovementSampler:
         knows_enough = len(beliefs) >= NUM_FIRST and len(set(top1_N)) >= NUM_FIRST
         self._fitted = self._fit([beliefs[index] for index in best]) if knows_enough else None
         parents = best[: len(beliefs) // 4] if knows_enough else ()
-        self._candidates.renew([beliefs[index].config.values for index in parents])
+        self._parents = [beliefs[index].config.values for index in parents]
+        self._candidates.renew(self._parents)
 
     def _most_apart(self) -> Candidate:
         """Of a few candidates the one whose size is farthest from those that are known."""
@@ -194,14 +203,16 @@ class ExpectedImprovementSampler:
 
     def _gains_of_new(self, fitted: _Fitted) -> Array:
         """Expected gain of hypervolume of every candidate, (M,), for its time."""
-        if fitted.gains is None or len(fitted.gains) != len(self._candidates):
-            x_MD = _at_end(self._candidates.matrix())
+        new = [c for c in self._candidates if c.key not in fitted.gains]
+        if new:
+            x_MD = _at_end(np.array([candidate.vector for candidate in new]))
             mean_M, sd_M = self._predict(x_MD)
             gain_M = expected_gain(
                 x_MD[:, -2], mean_M, sd_M, fitted.size, fitted.mean, fitted.floor
             )
-            fitted.gains = gain_M / fitted.seconds.relative(x_MD) ** self._cost_power
-        return fitted.gains
+            gain_M /= fitted.seconds.relative(x_MD) ** self._cost_power
+            fitted.gains |= zip((candidate.key for candidate in new), gain_M.tolist(), strict=True)
+        return np.array([fitted.gains[candidate.key] for candidate in self._candidates])
 
     def _gains_of_waiting(self, fitted: _Fitted, places: Sequence[int], left_K: Array) -> Array:
         """Expected gain of hypervolume of trials that wait, (K,), for the time that is left.
