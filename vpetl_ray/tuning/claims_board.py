@@ -57,7 +57,7 @@ class ClaimsBoard:
                 store._internal_kv_del(key)
                 continue
             found.append(_claim(line))
-        return found
+        return [claim for claim in found if claim is not None]
 
     def withdraw(self) -> None:
         """Take the own line away: the groups are for the others now."""
@@ -66,6 +66,8 @@ class ClaimsBoard:
             self._own = None
 
 
-def _claim(line: bytes) -> Claim:
+def _claim(line: bytes) -> Claim | None:
+    """Read a line; None if a version wrote it that says other things."""
     written = json.loads(line)
-    return Claim(**{field.name: written[field.name] for field in fields(Claim)})
+    names = {field.name for field in fields(Claim)}
+    return Claim(**{name: written[name] for name in names}) if names <= written.keys() else None
