@@ -19,12 +19,15 @@ The life of a trial here, in the `promotion` variant:
 In the `stopping` variant a rung answers at once with CONTINUE or STOP, and nothing comes back.
 """
 
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field
+from array import array
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from enum import Enum
+from itertools import compress
 from typing import Literal, get_args
 
 import numpy as np
+from numpy.typing import NDArray
 
 from vpetl_ray.results.front import to_costs
 from vpetl_ray.results.objectives import LOWEST
@@ -72,29 +75,84 @@ class RungEntry:
     """Further objectives, the same ones of every trial."""
 
 
-@dataclass
 class _Rung:
-    epoch: int
-    entries: dict[str, RungEntry] = field(default_factory=dict)
-    promoted: set[str] = field(default_factory=set)
-    ranked: Ranking | None = None  # until the next entry
+    """The trials at one rung, and their order.
 
-    def first(self, among: Collection[str], num: int, spread: str) -> str | None:
-        """Of the `num` best, the first that is among these; None if none of them is."""
-        entries = list(self.entries.values())
-        if self.ranked is None:
-            values = np.array([(e.params, *e.costs, e.top1) for e in entries], dtype=np.float64)
-            values[:, 0] = np.maximum(values[:, 0], 1.0)
-            values[:, :-1] = np.log10(np.maximum(values[:, :-1], LOWEST))
-            is_better_high = [False] * (values.shape[1] - 1) + [True]
-            self.ranked = Ranking(to_costs(values, is_better_high), spread)
-        is_among = np.array([entry.trial in among for entry in entries], dtype=bool)
-        index = self.ranked.first_wanted(is_among, num)
-        return None if index is None else entries[index].trial
+    With thousands of them, to write each down anew for every ranking would cost more than to rank
+    them: so they are kept as the ranking takes them.
+    """
 
-    def waiting(self) -> Collection[str]:
-        """Those that were not promoted."""
-        return self.entries.keys() - self.promoted
+    def __init__(self) -> None:
+        self._clear()
+
+    def _clear(self) -> None:
+        self.entries: dict[str, RungEntry] = {}
+        self._names: list[str] = []
+        self._places: dict[str, int] = {}
+        self._costs = array("d")
+        self._waits = bytearray()
+        self._ranked: Ranking | None = None  # until the next entry
+        self.num_promoted = 0
+
+    def add(self, entry: RungEntry, *, is_promoted: bool = False) -> None:
+        """Enter a trial, or enter it again with what is known now."""
+        if entry.trial in self.entries:
+            self.remove(entry.trial)
+        self.entries[entry.trial] = entry
+        self._places[entry.trial] = len(self._names)
+        self._names.append(entry.trial)
+        self._costs.extend(_as_costs(entry))
+        self._waits.append(not is_promoted)
+        self.num_promoted += is_promoted
+        self._ranked = None
+
+    def remove(self, trial: str) -> None:
+        """Forget a trial, if it is there."""
+        if trial not in self.entries:
+            return
+        left = [(e, self.is_promoted(e.trial)) for e in self.entries.values() if e.trial != trial]
+        self._clear()
+        for entry, is_promoted in left:
+            self.add(entry, is_promoted=is_promoted)
+
+    def promote(self, trial: str) -> None:
+        """Note that it goes on."""
+        self.num_promoted += self._waits[self._places[trial]]
+        self._waits[self._places[trial]] = False
+
+    def is_promoted(self, trial: str) -> bool:
+        """Whether it went on."""
+        return not self._waits[self._places[trial]]
+
+    def waiting(self) -> list[str]:
+        """Those that were not promoted, in the order in which they came."""
+        return list(compress(self._names, self._waits))
+
+    def first_waiting(self, num: int, spread: str) -> str | None:
+        """Of the `num` best, the first that was not promoted; None if all of them were."""
+        return self._first(np.frombuffer(bytes(self._waits), dtype=np.bool_), num, spread)
+
+    def is_among_best(self, trial: str, num: int, spread: str) -> bool:
+        """Whether a trial is one of the `num` best."""
+        is_it = np.zeros(len(self._names), dtype=np.bool_)
+        is_it[self._places[trial]] = True
+        return self._first(is_it, num, spread) is not None
+
+    def _first(self, is_wanted_N: NDArray[np.bool_], num: int, spread: str) -> str | None:
+        if self._ranked is None:
+            costs = np.frombuffer(self._costs.tobytes()).reshape(len(self._names), -1)
+            self._ranked = Ranking(costs, spread)
+        index = self._ranked.first_wanted(is_wanted_N, num)
+        return None if index is None else self._names[index]
+
+
+def _as_costs(entry: RungEntry) -> list[float]:
+    """What a ranking compares, less is better: decades of what a trial costs, and its accuracy."""
+    values = np.array([[max(entry.params, 1.0), *entry.costs, entry.top1]], dtype=np.float64)
+    values[:, :-1] = np.log10(np.maximum(values[:, :-1], LOWEST))
+    is_better_high = [False] * (values.shape[1] - 1) + [True]
+    costs: list[float] = to_costs(values, is_better_high)[0].tolist()
+    return costs
 
 
 def default_rungs(epochs: int) -> tuple[int, ...]:
@@ -134,7 +192,7 @@ class Halving:
             raise ValueError(f"rungs must be ascending epochs from 1, got {list(rungs)}")
         if not eta > 1:
             raise ValueError(f"eta must be above 1, got {eta}")
-        self._rungs = {epoch: _Rung(epoch) for epoch in rungs}
+        self._rungs = {epoch: _Rung() for epoch in rungs}
         self._eta = eta
         self._variant = variant
         self._spread = spread
@@ -186,12 +244,11 @@ class Halving:
         if rung is None:
             return Decision.CONTINUE
         if trial not in rung.entries:
-            rung.entries[trial] = RungEntry(trial=trial, params=params, top1=top1, costs=costs)
-            rung.ranked = None
+            rung.add(RungEntry(trial=trial, params=params, top1=top1, costs=costs))
         if self._variant == "promotion":
-            return Decision.CONTINUE if trial in rung.promoted else Decision.PAUSE
+            return Decision.CONTINUE if rung.is_promoted(trial) else Decision.PAUSE
         num_kept = max(1, int(len(rung.entries) / self._eta))
-        is_kept = rung.first({trial}, num_kept, self._spread) is not None
+        is_kept = rung.is_among_best(trial, num_kept, self._spread)
         return Decision.CONTINUE if is_kept else Decision.STOP
 
     def next_promotion(self) -> str | None:
@@ -205,7 +262,7 @@ class Halving:
         worth = self.judge(waiting) if self._by_gain else None
         trial = self._best_ranked() if worth is None else _most_worthy(waiting, worth)
         if trial is not None:
-            self._rungs[self.epoch_of(trial)].promoted.add(trial)
+            self._rungs[self.epoch_of(trial)].promote(trial)
         return trial
 
     def _waiting_within_quota(self) -> list[str]:
@@ -213,15 +270,14 @@ class Halving:
         return [
             trial
             for rung in self._rungs.values()
-            if len(rung.promoted) < int(len(rung.entries) / self._eta)
-            for trial in rung.entries
-            if trial not in rung.promoted
+            if rung.num_promoted < int(len(rung.entries) / self._eta)
+            for trial in rung.waiting()
         ]
 
     def _best_ranked(self) -> str | None:
         for rung in reversed(self._rungs.values()):
             num = int(len(rung.entries) / self._eta)
-            trial = rung.first(rung.waiting(), num, self._spread) if num else None
+            trial = rung.first_waiting(num, self._spread) if num else None
             if trial is not None:
                 return trial
         return None
@@ -233,9 +289,7 @@ class Halving:
     def remove(self, trial: str) -> None:
         """Forget a trial that failed: it can't be promoted, and it beats nothing."""
         for rung in self._rungs.values():
-            if rung.entries.pop(trial, None) is not None:
-                rung.promoted.discard(trial)
-                rung.ranked = None
+            rung.remove(trial)
 
     def entries(self) -> Mapping[int, tuple[RungEntry, ...]]:
         """Return what is known at each rung, in the order in which it came."""
@@ -261,11 +315,8 @@ class Halving:
         for at, rung in self._rungs.items():
             if at in curve:
                 further = costs[at] if costs else ()
-                rung.entries[trial] = RungEntry(
-                    trial=trial, params=params, top1=curve[at], costs=further
-                )
-                rung.promoted.add(trial)
-                rung.ranked = None
+                entry = RungEntry(trial=trial, params=params, top1=curve[at], costs=further)
+                rung.add(entry, is_promoted=True)
 
 
 def _most_worthy(waiting: Sequence[str], worth: Worth) -> str | None:
