@@ -104,10 +104,12 @@ class GroupWatch:
     def _say(self, num_open: int) -> None:
         before, given = self._num_open, self._num_given
         self._num_open, self._num_given = num_open, 0
-        if num_open == before:
+        num_waiting = self._groups.num_running - num_open
+        has_ended = self._groups.num_running == 0 and not given
+        if num_open == before or has_ended:
             return
         groups = "1 worker group is" if num_open == 1 else f"{num_open} worker groups are"
-        lost = before - given - num_open
+        lost = min(before - given - num_open, num_waiting)  # what ended in order does not wait
         why = f"{given} given to another search, " if given else ""
         why += f"{lost} lost with a node, " if lost > 0 else ""
         self._note(f"{why}{groups} at work")
