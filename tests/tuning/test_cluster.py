@@ -4,7 +4,7 @@ import pytest
 
 from vpetl_ray.errors import SearchError
 from vpetl_ray.tuning.cluster import plan_groups, ray_session
-from vpetl_ray.tuning.group_watch import num_new_groups
+from vpetl_ray.tuning.group_watch import news_of, num_new_groups
 
 LAPTOP = [{"CPU": 2.0}]
 
@@ -121,3 +121,19 @@ def test_where_nodes_come_when_asked_groups_are_started_before_they_are_there():
 def test_groups_are_added_for_room_that_nobody_waits_for(fitting, running, at_work, most, expected):
     found = num_new_groups(fitting, num_running=running, num_open=at_work, num_most=most)
     assert found == expected
+
+
+@pytest.mark.parametrize(
+    ("now", "before", "given", "running", "expected"),
+    [
+        (1, 0, 0, 1, "1 worker group is at work"),
+        (2, 2, 0, 2, None),
+        (1, 2, 0, 2, "1 lost with a node, 1 worker group is at work"),
+        (2, 4, 2, 4, "2 given to another search, 2 worker groups are at work"),
+        (0, 3, 2, 3, "2 given to another search, 1 lost with a node, 0 worker groups are at work"),
+        (1, 3, 0, 1, "1 worker group is at work"),  # two ended in order
+        (0, 2, 0, 0, None),
+    ],
+)
+def test_what_becomes_of_the_groups_is_said_once(now, before, given, running, expected):
+    assert news_of(now, before=before, given=given, running=running) == expected

@@ -102,17 +102,37 @@ class GroupWatch:
         return shares[self._claim.search]
 
     def _say(self, num_open: int) -> None:
-        before, given = self._num_open, self._num_given
+        news = news_of(
+            num_open, before=self._num_open, given=self._num_given, running=self._groups.num_running
+        )
         self._num_open, self._num_given = num_open, 0
-        num_waiting = self._groups.num_running - num_open
-        has_ended = self._groups.num_running == 0 and not given
-        if num_open == before or has_ended:
-            return
-        groups = "1 worker group is" if num_open == 1 else f"{num_open} worker groups are"
-        lost = min(before - given - num_open, num_waiting)  # what ended in order does not wait
-        why = f"{given} given to another search, " if given else ""
-        why += f"{lost} lost with a node, " if lost > 0 else ""
-        self._note(f"{why}{groups} at work")
+        if news:
+            self._note(news)
+
+
+def news_of(num_open: int, *, before: int, given: int, running: int) -> str | None:
+    """Say what has become of the groups; None if there is no news.
+
+    Args:
+        num_open: groups at work.
+        before: the same, a moment ago.
+        given: of those, how many were let go for another search.
+        running: groups that have not ended: at work, starting, or waiting for a node with room.
+
+    >>> news_of(1, before=2, given=0, running=2)
+    '1 lost with a node, 1 worker group is at work'
+    >>> news_of(2, before=4, given=2, running=4)
+    '2 given to another search, 2 worker groups are at work'
+    >>> news_of(0, before=2, given=0, running=0)  # they ended in order: the search is over
+    """
+    has_ended = running == 0 and not given
+    if num_open == before or has_ended:
+        return None
+    groups = "1 worker group is" if num_open == 1 else f"{num_open} worker groups are"
+    lost = min(before - given - num_open, running - num_open)  # what ended does not wait
+    parts = [f"{given} given to another search"] if given else []
+    parts += [f"{lost} lost with a node"] if lost > 0 else []
+    return ", ".join([*parts, f"{groups} at work"])
 
 
 def num_new_groups(
