@@ -146,3 +146,17 @@ def test_a_layer_of_another_type_than_its_input_is_refused_as_by_torch():
     layer = nn.Linear(4, 3).requires_grad_(requires_grad=False)
     with pytest.raises(RuntimeError, match="dtype"):
         run_linear(layer, torch.randn(2, 4, dtype=torch.bfloat16))
+
+
+@pytest.mark.parametrize(
+    "wanted", [(False, True, True), (False, False, True), (True, False, False)]
+)
+def test_attention_gives_the_gradients_that_are_wanted(wanted):
+    torch.manual_seed(0)
+    qkv, mask = torch.randn(6, 5, 3 * HEADS * DIM), torch.randn(HEADS, 5, 5)
+    _, kept = small.attend(qkv, mask, HEADS, keeps=True)
+    grad = torch.randn(6, 5, HEADS * DIM)
+    whole = small.attend_backward(grad, *kept, mask, HEADS).chunk(3, -1)
+    found = small.attend_backward(grad, *kept, mask, HEADS, wanted).chunk(3, -1)
+    for one, other, is_wanted in zip(found, whole, wanted, strict=True):
+        assert not is_wanted or torch.equal(one, other)

@@ -105,16 +105,18 @@ class MlpHalf(torch.autograd.Function):
         hidden_RH = linear(z_RC, weight_1, bias_1)
         saved: tuple[Tensor | None, ...] = ()
         if frozen.side is None:
-            h_RC = linear(nn.functional.gelu(hidden_RH), weight_2, bias_2)
+            h = linear(_gelu_like(hidden_RH, x), weight_2, bias_2)
         else:
             side = frozen.side.to(z_RC.dtype)
-            h_RC = linear(nn.functional.gelu(hidden_RH), weight_2, side.add_bias(bias_2))
+            h = linear(_gelu_like(hidden_RH, x), weight_2, side.add_bias(bias_2))
             hidden_RD, pre_RD = side.enter(z_RC)
-            side.leave(hidden_RD, h_RC)
+            side.leave(hidden_RD, h.view(z_RC.shape))
             saved = tensors_to_save(side, z_RC, hidden_RD, pre_RD)
         ctx.frozen = frozen
         ctx.save_for_backward(x, mean, rstd, hidden_RH, *saved)
-        return add_kept(x, h_RC.view(x.shape), frozen.keep)
+        if frozen.keep is None and h.dtype == x.dtype:
+            return h.add_(x)
+        return add_kept(x, h, frozen.keep)
 
     @staticmethod
     @once_differentiable
@@ -154,6 +156,15 @@ class FrozenAttention:
     keeps: bool
     """Whether there will be a backward pass. (Inside of a function autograd does not tell.)"""
 
+    def read_by_side(self) -> tuple[bool, bool, bool]:
+        """Whether the bottleneck is added to queries, keys and values."""
+        dim, runs = len(self.weights[2]), () if self.side is None else self.side.runs
+        q, k, v = (
+            any(run.start < (part + 1) * dim and run.stop > part * dim for run in runs)
+            for part in range(3)
+        )
+        return q, k, v
+
 
 class AttentionHalf(torch.autograd.Function):
     """`x + keep * proj(attention(qkv(z) + side(z)))` with `z = norm(x)` in windows."""
@@ -191,7 +202,8 @@ class AttentionHalf(torch.autograd.Function):
         grad_y = grad if frozen.keep is None else grad * frozen.keep
         grad_WNC = frozen.plan.partition(grad_y.to(proj_weight.dtype))
         grad_out = linear(grad_WNC, proj_weight.t(), None)
-        grad_qkv = attend_backward(grad_out, apart, shares, frozen.mask, frozen.num_heads)
+        wanted = (True, True, True) if ctx.needs_input_grad[0] else frozen.read_by_side()
+        grad_qkv = attend_backward(grad_out, apart, shares, frozen.mask, frozen.num_heads, wanted)
         grad_RO = grad_qkv.view(-1, grad_qkv.shape[-1])
         pre_RD, grads = _backward_side(frozen.side, grad_RO, saved)
         if not ctx.needs_input_grad[0]:
@@ -210,6 +222,11 @@ def _backward_side(
     if side is None:
         return None, ()
     return keep_side(side).backward(grad_RO, tuple(saved))
+
+
+def _gelu_like(hidden_RH: Tensor, x: Tensor) -> Tensor:
+    """(R, H) to (..., H), so that the layer behind gives a tensor of x's shape and no view."""
+    return nn.functional.gelu(hidden_RH).view(*x.shape[:-1], hidden_RH.shape[-1])
 
 
 def add_kept(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:

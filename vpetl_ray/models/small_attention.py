@@ -86,9 +86,19 @@ def attend(
 
 
 def attend_backward(
-    grad_RNC: Tensor, apart: Tensor, shares: Tensor, mask_GNN: Tensor, num_heads: int
+    grad_RNC: Tensor,
+    apart: Tensor,
+    shares: Tensor,
+    mask_GNN: Tensor,
+    num_heads: int,
+    wanted: tuple[bool, bool, bool] = (True, True, True),
 ) -> Tensor:
-    """From the gradient of (R, N, C) to that of qkv, (R, N, 3C)."""
+    """From the gradient of (R, N, C) to that of qkv, (R, N, 3C).
+
+    Of queries, keys and values those are computed that are `wanted`; the columns of the others
+    hold anything.
+    """
+    wants_q, wants_k, wants_v = wanted
     _, pairs, n, dim = apart.shape
     step = _pairs_at_once(n, mask_GNN)
     grad_out = grad_RNC.view(-1, n, num_heads, dim).transpose(1, 2).reshape(pairs, n, dim)
@@ -97,13 +107,19 @@ def attend_backward(
     for q, k, v, share, grad_o, grad_q, grad_k, grad_v in _in_parts(
         step, *apart.unbind(), shares, grad_out, *grad.unbind()
     ):
+        if wants_v:
+            torch.bmm(share.transpose(1, 2), grad_o, out=grad_v)
+        if not (wants_q or wants_k):
+            continue
         scores = kept[: len(q)]
-        torch.bmm(share.transpose(1, 2), grad_o, out=grad_v)
         torch.bmm(grad_o, v.transpose(1, 2), out=scores)
         aten._softmax_backward_data.out(scores, share, -1, share.dtype, grad_input=scores)
-        torch.bmm(scores, k, out=grad_q)
-        torch.bmm(scores.transpose(1, 2), q, out=grad_k)  # q is scaled already
-    grad[0].mul_(dim**-0.5)
+        if wants_q:
+            torch.bmm(scores, k, out=grad_q)
+        if wants_k:
+            torch.bmm(scores.transpose(1, 2), q, out=grad_k)  # q is scaled already
+    if wants_q:
+        grad[0].mul_(dim**-0.5)
     back = grad.view(3, -1, num_heads, n, dim).permute(1, 3, 0, 2, 4)
     return back.reshape(-1, n, 3 * num_heads * dim)
 
