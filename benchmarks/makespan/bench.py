@@ -1,12 +1,15 @@
 """The number that users feel: how long until the same list of configs is trained?
 
-    python -m benchmarks.makespan.bench [--plain-trials 4 | --all] [--work runs/makespan]
+    python -m benchmarks.makespan.bench [--plain-trials 4 | --all] [--precision bf16]
+        [--work runs/makespan]
 
 24 configs of the demo's space, drawn at random from seed 0, and the linear probe among them:
 
 - ours: `python -m vpetl_ray.search` without early stopping, from videos that were never decoded
   and an empty cache to the front, tested and in MLflow;
 - plain: Ray's own pattern (`plain.py`), a `Tuner` over `TorchTrainer` with pytorchvideo.
+
+Both train in the same precision, by default in the one that this CPU is faster in.
 
 Plain takes the better part of an hour for all of them (`--all`). By default it trains a sample of
 the list, drawn from seed 0; what its trials took from the first start to the last end is multiplied
@@ -36,6 +39,7 @@ import pandas as pd
 
 from benchmarks.makespan.plain import PlainTrial, run_plain
 from benchmarks.report import Figure, print_figures, write_summary
+from vpetl_ray.spec.dry_run import multiplies_bf16
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
 from vpetl_ray.tuning.stored_values import values_from_columns
@@ -48,7 +52,7 @@ FLOOR = 6.0
 OVERRIDES = ("search.sampler=random", f"search.trials={NUM_TRIALS}", "search.start=[linear_probe]")
 
 
-def run_ours(work: Path) -> float:
+def run_ours(work: Path, precision: str) -> float:
     """Seconds of the whole command; the videos are there, all else is made."""
     seconds_file, cache = work / "ours.seconds", work / "cache"
     if seconds_file.exists():
@@ -60,13 +64,17 @@ def run_ours(work: Path) -> float:
         [sys.executable, "-c", LIST_VIDEOS], env=environment, check=True, cwd=SPEC.parents[1]
     )
     command = [sys.executable, "-m", "vpetl_ray.search", str(SPEC), "--out", str(work / "ours")]
-    for override in (*OVERRIDES, f"resources.groups={NUM_CONCURRENT}"):
+    for override in (*overrides(precision), f"resources.groups={NUM_CONCURRENT}"):
         command += ["--set", override]
     start = time.monotonic()
     subprocess.run(command, env=environment, check=True, cwd=SPEC.parents[1])
     seconds = time.monotonic() - start
     seconds_file.write_text(str(seconds))
     return seconds
+
+
+def overrides(precision: str) -> tuple[str, ...]:
+    return (*OVERRIDES, f"training.precision={precision}")
 
 
 LIST_VIDEOS = """
@@ -136,12 +144,14 @@ def main() -> None:
     )
     parser.add_argument("--plain-trials", type=int, default=4)
     parser.add_argument("--all", action="store_true", help="train all of them plainly, too")
+    default = "bf16" if multiplies_bf16() else "fp32"
+    parser.add_argument("--precision", choices=("fp32", "bf16"), default=default)
     parser.add_argument("--work", type=Path, default=Path("runs/makespan"))
     options = parser.parse_args()
-    work = options.work.absolute()
+    work = options.work.absolute() / options.precision
     work.mkdir(parents=True, exist_ok=True)
-    ours = run_ours(work)
-    spec = load_spec(SPEC, list(OVERRIDES))
+    ours = run_ours(work, options.precision)
+    spec = load_spec(SPEC, list(overrides(options.precision)))
     table = pd.read_parquet(work / "ours" / "trials.parquet")
     table = table[table.state == "complete"]
     trials = listed(spec, table)
@@ -156,7 +166,8 @@ def main() -> None:
     for trial in chosen:
         print(f"{trial.id}: ours {top1[trial.id]:.1f}%, plain {rows[trial.id]['top1']:.1f}%")
     standard_error = 100 * (0.25 / 420) ** 0.5
-    mark = "" if num_plain == NUM_TRIALS else f", extrapolated from {num_plain} trials"
+    mark = f", {options.precision}"
+    mark += "" if num_plain == NUM_TRIALS else f", extrapolated from {num_plain} trials"
     figures = [
         Figure(
             figure=f"makespan of {NUM_TRIALS} configs, plain over ours{mark}",
@@ -164,23 +175,27 @@ def main() -> None:
             unit="x",
             floor=FLOOR,
         ),
-        Figure(figure=f"makespan, ours, {NUM_TRIALS} configs", value=ours, unit="s"),
+        Figure(
+            figure=f"makespan, ours, {NUM_TRIALS} configs, {options.precision}",
+            value=ours,
+            unit="s",
+        ),
         Figure(figure=f"makespan, plain, {NUM_TRIALS} configs{mark}", value=plain, unit="s"),
         Figure(
-            figure=f"validation accuracy, plain minus ours, mean of {num_plain}",
+            figure=f"validation accuracy, {options.precision}, plain minus ours, of {num_plain}",
             value=abs(fmean(apart)),
             unit="points",
             floor=2 * standard_error,
             better="lower",
         ),
         Figure(
-            figure="validation accuracy, largest difference of a config",
+            figure=f"validation accuracy, {options.precision}, largest difference of a config",
             value=max(map(abs, apart)),
             unit="points",
         ),
     ]
     print_figures("The same list, plainly and with ours", figures)
-    write_summary(FOLDER, figures)
+    write_summary(FOLDER, figures, keep_others=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 import pytest
 
 from vpetl_ray.errors import SearchError, SpecError
+from vpetl_ray.spec import dry_run
 from vpetl_ray.spec.dry_run import plan_dry_run
 from vpetl_ray.spec.load import load_spec
 
@@ -76,3 +77,14 @@ def test_dry_run_where_no_group_fits(write):
     spec = load_spec(write(), ["resources.workers_per_group=4"])
     with pytest.raises(SearchError, match="not one worker group"):
         plan_dry_run(spec, nodes=[{"CPU": 2}])
+
+
+def test_dry_run_says_where_bf16_is_worth_it(write, monkeypatch):
+    monkeypatch.setattr(dry_run, "this_machine", lambda: {"CPU": 2.0, "GPU": 0.0})
+    monkeypatch.setattr(dry_run, "multiplies_bf16", lambda: True)
+    assert "precision:            this CPU" in plan_dry_run(load_spec(write())).text()
+    already = load_spec(write(), ["training.precision=bf16"])
+    assert "precision:" not in plan_dry_run(already).text()
+    assert "precision:" not in plan_dry_run(load_spec(write()), nodes=[{"CPU": 2}]).text()
+    monkeypatch.setattr(dry_run, "multiplies_bf16", lambda: False)
+    assert "precision:" not in plan_dry_run(load_spec(write())).text()
