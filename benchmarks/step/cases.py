@@ -13,6 +13,7 @@ from benchmarks.step.peers import make_pair, trainable_by_our_name
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.petl.attach import Attached
+from vpetl_ray.spec.dry_run import multiplies_bf16
 from vpetl_ray.training.network import wrap_network
 from vpetl_ray.training.optimizer import make_optimizer
 from vpetl_ray.training.recipe import Recipe
@@ -109,7 +110,8 @@ class Contest:
     video: torch.Tensor
     labels: torch.Tensor
     steps: dict[str, Step]
-    """By name: `ours`, `peer`, and with a compiler `ours compiled`, `peer compiled`."""
+    """By name: `ours`, `peer`, with a compiler `ours compiled` and `peer compiled`, and on a CPU
+    that multiplies bf16 `ours bf16`."""
 
     @property
     def peer_trainable(self) -> dict[str, torch.nn.Parameter]:
@@ -157,6 +159,8 @@ def make_contest(case: Case, device: torch.device, *, with_compiled: bool) -> Co
         return make_step(forward, peer_optimizer, peer_video, labels, case.precision)
 
     steps = {"ours": ours(network), "peer": peers(peer)}
+    if device.type == "cpu" and case.precision == "fp32" and multiplies_bf16():
+        steps["ours bf16"] = make_step(network, optimizer, video, labels, "bf16")
     if with_compiled:
         steps["ours compiled"] = _compiled(attached.model, steps["ours"])
         steps["peer compiled"] = peers(torch.compile(peer, dynamic=False))

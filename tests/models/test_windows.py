@@ -21,6 +21,9 @@ def test_merge_undoes_partition(grid, shift):
     windows = plan.partition(x)
     assert windows.shape == (2 * plan.num_windows, plan.num_tokens, 5)
     assert torch.equal(plan.merge(windows), x)
+    tracked = x.clone().requires_grad_()  # goes the way that autograd can follow
+    assert torch.equal(plan.partition(tracked), windows)
+    assert torch.equal(plan.merge(windows.clone().requires_grad_()), x)
 
 
 @pytest.mark.parametrize("shift", [(0, 0, 0), (2, 1, 1)], ids=["plain", "shifted"])

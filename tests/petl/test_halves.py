@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from tests.training.toy_training import VIT
-from vpetl_ray.models import linear, side, small_attention
+from vpetl_ray.models import half_block, linear, side, small_attention
 from vpetl_ray.models.arch import SwinArch
 from vpetl_ray.models.backbone import Backbone
 from vpetl_ray.models.build import build_model
@@ -155,7 +155,25 @@ def mean_error(grads: dict[str, Tensor], exact: dict[str, Tensor]) -> float:
 
 def test_nothing_below_the_first_branch_gets_a_gradient(model: Backbone):
     attached = attach(model, PetlConfig(methods=(replace(PATT, stages=(2,)),)), seed=0)
-    features = model.forward_prefix(torch.randn(2, 3, 4, 16, 16), 1).detach()
+    features = model.forward_prefix(torch.randn(2, 3, 4, 16, 16), 1)
+    assert not features.requires_grad
     model.forward_suffix(features, 1).sum().backward()
-    assert features.grad is None
     assert all(parameter.grad is not None for parameter in attached.trainable.values())
+
+
+def test_an_evaluation_keeps_no_scores(model: Backbone, monkeypatch: pytest.MonkeyPatch):
+    attached = attached_off_zero(model, ADAPTER, PATT)
+    seen = []
+
+    def note(*args: object, keeps: bool) -> object:
+        seen.append(keeps)
+        return small_attention.attend(*args, keeps=keeps)
+
+    monkeypatch.setattr(half_block, "attend", note)
+    video = torch.randn(2, 3, 4, 16, 16)
+    with torch.inference_mode():
+        attached.model(video)
+    assert not any(seen)
+    seen.clear()
+    attached.model(video)
+    assert all(seen)

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.nn.functional import gelu, pad, scaled_dot_product_attention
 from torch.utils.checkpoint import checkpoint
 
-from vpetl_ray.models.half_block import run_mlp_half
+from vpetl_ray.models.half_block import add_kept, run_mlp_half
 from vpetl_ray.models.linear import compute_type, is_plain, run_linear
 from vpetl_ray.models.side import linear_with_side, side_of
 from vpetl_ray.models.small_attention import small_attention
@@ -237,17 +237,13 @@ class Block(nn.Module):
         keep = drawn_samples(x, self.drop_path_rate, self.training)
         y = self.attn.run_half(self.norm1, x, keep) if is_plain() else None
         if y is None:
-            y = _add(x, self.attn(self.norm1(x)), keep)
+            y = add_kept(x, self.attn(self.norm1(x)), keep)
         keep = drawn_samples(y, self.drop_path_rate, self.training)
         whole = run_mlp_half(self, y, keep) if is_plain() else None
         if whole is None:
             z = self.norm2(y)
-            whole = _add(y, run_branches(self.mlp_branches, z, self.mlp(z)), keep)
+            whole = add_kept(y, run_branches(self.mlp_branches, z, self.mlp(z)), keep)
         return whole
-
-
-def _add(x: Tensor, h: Tensor, keep: Tensor | None) -> Tensor:
-    return x + (h if keep is None else h * keep)
 
 
 MAX_COMPILED: Final = 256

@@ -1,12 +1,12 @@
 """Half a block whose own weights are frozen, as one step of autograd: norm, branch, residual.
 
 Run module by module, a half leaves a dozen nodes behind for the backward pass, and each of them
-passes over memory for a sum or a shape. At the demo's batch of 16 clips that was a fourth of a
-step. Here both passes are written out; what is trained in the half is at most one bottleneck
-beside it (`side`), and everything else takes the plain way, which gives the same to rounding.
+passes over memory for a sum or a shape. Here both passes are written out; what is trained in the
+half is at most one bottleneck beside it (`side`), and everything else takes the plain way, which
+gives the same to rounding. (`benchmarks/step` is where the difference is seen.)
 
 Axes: B batch, T H W token grid, C channels, R rows (every leading axis flattened), W windows, N
-tokens of one window, D the bottleneck's width.
+tokens of one window, D the bottleneck's width, H columns between the MLP's layers.
 """
 
 from dataclasses import dataclass
@@ -17,7 +17,14 @@ from torch import Tensor, nn
 from torch.autograd.function import once_differentiable
 
 from vpetl_ray.models.linear import cast_frozen, compute_type, linear
-from vpetl_ray.models.side import Side, is_frozen, keep_side, side_of, tensors_to_save
+from vpetl_ray.models.side import (
+    Side,
+    down_weight_of,
+    is_frozen,
+    keep_side,
+    side_of,
+    tensors_to_save,
+)
 from vpetl_ray.models.small_attention import attend, attend_backward
 from vpetl_ray.models.windows import WindowPlan
 
@@ -35,15 +42,15 @@ class FrozenNorm:
     def run(self, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """(..., C) to the same, and mean and reciprocal deviation of every row."""
         normed: tuple[Tensor, Tensor, Tensor] = torch.native_layer_norm(
-            _wide(x), self.weight.shape, self.weight, self.bias, self.eps
+            _as_float32(x), self.weight.shape, self.weight, self.bias, self.eps
         )
         return normed
 
     def backward(self, grad: Tensor, x: Tensor, mean: Tensor, rstd: Tensor) -> Tensor:
         """Give the gradient of x from that of what `run` gave."""
         grads = aten.native_layer_norm_backward(
-            _wide(grad),
-            _wide(x),
+            _as_float32(grad),
+            _as_float32(x),
             self.weight.shape,
             mean,
             rstd,
@@ -55,7 +62,7 @@ class FrozenNorm:
         return grad_x
 
 
-def _wide(x: Tensor) -> Tensor:
+def _as_float32(x: Tensor) -> Tensor:
     return x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
 
 
@@ -95,38 +102,38 @@ class MlpHalf(torch.autograd.Function):
         weight_1, bias_1, weight_2, bias_2 = frozen.weights
         z, mean, rstd = frozen.norm.run(x)
         z_RC = z.view(-1, x.shape[-1]).to(weight_1.dtype)
-        wide = linear(z_RC, weight_1, bias_1)
+        hidden_RH = linear(z_RC, weight_1, bias_1)
         saved: tuple[Tensor | None, ...] = ()
         if frozen.side is None:
-            h_RC = linear(nn.functional.gelu(wide), weight_2, bias_2)
+            h_RC = linear(nn.functional.gelu(hidden_RH), weight_2, bias_2)
         else:
             side = frozen.side.to(z_RC.dtype)
-            h_RC = linear(nn.functional.gelu(wide), weight_2, side.add_bias(bias_2))
+            h_RC = linear(nn.functional.gelu(hidden_RH), weight_2, side.add_bias(bias_2))
             hidden_RD, pre_RD = side.enter(z_RC)
             side.leave(hidden_RD, h_RC)
             saved = tensors_to_save(side, z_RC, hidden_RD, pre_RD)
         ctx.frozen = frozen
-        ctx.save_for_backward(x, mean, rstd, wide, *saved)
-        return _add(x, h_RC.view(x.shape), frozen.keep)
+        ctx.save_for_backward(x, mean, rstd, hidden_RH, *saved)
+        return add_kept(x, h_RC.view(x.shape), frozen.keep)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor | None, ...]:
         """Give the gradients of x, of `frozen` (none) and of what is trained."""
         frozen: FrozenMlp = ctx.frozen
-        x, mean, rstd, wide, *saved = ctx.saved_tensors
+        x, mean, rstd, hidden_RH, *saved = ctx.saved_tensors
         weight_1, _, weight_2, _ = frozen.weights
         grad_h = grad if frozen.keep is None else grad * frozen.keep
         grad_RC = grad_h.reshape(-1, grad.shape[-1]).to(weight_1.dtype)
         pre_RD, grads = _backward_side(frozen.side, grad_RC, saved)
         if not ctx.needs_input_grad[0]:
             return None, None, *grads
-        grad_wide = linear(grad_RC, weight_2.t(), None)
-        aten.gelu_backward.grad_input(grad_wide, wide, grad_input=grad_wide)
-        grad_z = linear(grad_wide, weight_1.t(), None)
+        grad_RH = linear(grad_RC, weight_2.t(), None)
+        aten.gelu_backward.grad_input(grad_RH, hidden_RH, grad_input=grad_RH)
+        grad_z_RC = linear(grad_RH, weight_1.t(), None)
         if pre_RD is not None:
-            grad_z.addmm_(pre_RD, saved[1])
-        grad_x = frozen.norm.backward(grad_z.view(x.shape), x, mean, rstd)
+            grad_z_RC.addmm_(pre_RD, down_weight_of(saved))
+        grad_x = frozen.norm.backward(grad_z_RC.view(x.shape), x, mean, rstd)
         return _sum(grad_x, grad), None, *grads
 
 
@@ -144,6 +151,8 @@ class FrozenAttention:
     side: Side | None
     keep: Tensor | None
     """(B, 1, ...), factor on what the branch gives: stochastic depth."""
+    keeps: bool
+    """Whether there will be a backward pass. (Inside of a function autograd does not tell.)"""
 
 
 class AttentionHalf(torch.autograd.Function):
@@ -166,12 +175,11 @@ class AttentionHalf(torch.autograd.Function):
             side.leave(hidden_RD, qkv_RO)
             saved = tensors_to_save(side, z_RC, hidden_RD, pre_RD)
         qkv_WN3C = qkv_RO.view(*z_WNC.shape[:2], -1)
-        has_grad = any(ctx.needs_input_grad)
-        out_WNC, kept = attend(qkv_WN3C, frozen.mask, frozen.num_heads, keeps=has_grad)
+        out_WNC, kept = attend(qkv_WN3C, frozen.mask, frozen.num_heads, keeps=frozen.keeps)
         y = frozen.plan.merge(linear(out_WNC, proj_weight, proj_bias))
         ctx.frozen = frozen
         ctx.save_for_backward(x, mean, rstd, *kept, *saved)
-        return _add(x, y, frozen.keep)
+        return add_kept(x, y, frozen.keep)
 
     @staticmethod
     @once_differentiable
@@ -188,10 +196,10 @@ class AttentionHalf(torch.autograd.Function):
         pre_RD, grads = _backward_side(frozen.side, grad_RO, saved)
         if not ctx.needs_input_grad[0]:
             return None, None, *grads
-        grad_z = linear(grad_RO, qkv_weight.t(), None)
+        grad_z_RC = linear(grad_RO, qkv_weight.t(), None)
         if pre_RD is not None:
-            grad_z.addmm_(pre_RD, saved[1])
-        grad_BTHWC = frozen.plan.merge(grad_z.view(grad_WNC.shape))
+            grad_z_RC.addmm_(pre_RD, down_weight_of(saved))
+        grad_BTHWC = frozen.plan.merge(grad_z_RC.view(grad_WNC.shape))
         grad_x = frozen.norm.backward(grad_BTHWC, x, mean, rstd)
         return _sum(grad_x, grad), None, *grads
 
@@ -204,7 +212,8 @@ def _backward_side(
     return keep_side(side).backward(grad_RO, tuple(saved))
 
 
-def _add(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
+def add_kept(x: Tensor, y: Tensor, keep: Tensor | None) -> Tensor:
+    """Add what a branch gives to the residual, times the factor of stochastic depth."""
     return x + (y if keep is None else y * keep)
 
 

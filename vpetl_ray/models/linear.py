@@ -21,7 +21,7 @@ ONEDNN_LINEAR: Final = getattr(torch.ops.mkldnn, "_linear_pointwise", None)
 """What torch's own compiler puts in place of a linear layer; None in a torch without oneDNN."""
 
 _MIN_PRODUCTS: Final = 1 << 22
-"""Multiplications from which on it is oneDNN's: a call of it costs 0.01 ms more than one of MKL."""
+"""Multiplications from which on it is oneDNN: its calls take longer to begin than those of MKL."""
 
 
 def is_plain() -> bool:
@@ -52,7 +52,9 @@ def cast_frozen(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Give a frozen tensor in another type, from memory where it was asked for before."""
     if tensor.dtype == dtype:
         return tensor
-    if tensor.is_inference():  # it has no version that would tell when it changes
+    if tensor.requires_grad or tensor.is_inference():
+        # It may change without a trace: fused optimisers leave the version as it was.
+        _CASTS.pop(tensor, None)  # type: ignore[no-untyped-call]
         return tensor.to(dtype)
     content = tensor._version, tensor.data_ptr(), dtype
     known = _CASTS.get(tensor)  # type: ignore[no-untyped-call]

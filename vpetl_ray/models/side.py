@@ -9,7 +9,7 @@ products run in its type, with weights that were cast once.
 Axes: R rows (every leading axis flattened), C channels, D the bottleneck's width, O output columns.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -158,6 +158,11 @@ def tensors_to_save(
     return x_RC, side.down_weight, side.up_weight, hidden_RD, pre_RD
 
 
+def down_weight_of(saved: Sequence[Tensor]) -> Tensor:
+    """Give (D, C) of what `tensors_to_save` gave: leads from the hidden rows back to the input."""
+    return saved[1]
+
+
 def side_of(branches: nn.ModuleList) -> Side | None:
     """Give the first branch of a seam as a bottleneck; None where it is none, or another kind."""
     beside = getattr(branches[0], "beside", None) if len(branches) else None
@@ -220,5 +225,5 @@ class _LinearWithSide(torch.autograd.Function):
         grad_x = None
         if ctx.needs_input_grad[0]:
             grad_RC = linear(grad_RO, ctx.weight.t(), None)
-            grad_x = grad_RC.addmm_(pre_RD, ctx.saved_tensors[1]).view(ctx.shape)
+            grad_x = grad_RC.addmm_(pre_RD, down_weight_of(ctx.saved_tensors)).view(ctx.shape)
         return grad_x, *grads, None, None, None

@@ -4,8 +4,7 @@ Torch's fused attention is made for long rows. With the 64 to 400 tokens of a wi
 than plain batched products: forward and backward of a block of the demo's first stage 9.6 against
 4.0 ms with two threads (7.5 against 7.0 with one), of Swin-T's 24 against 16 (31 against 29). What
 matters is that the scores of a handful of windows stay in the cache between the three steps. In
-bfloat16 torch's backward pass takes ten times as long as its forward pass: 97 of 151 ms of a whole
-step of the demo's backbone, of which 56 are left this way.
+bfloat16 torch's backward pass took most of a whole step of the demo's backbone.
 
 Axes: R windows of all clips, N tokens of one window, C channels, M heads, D channels of one head,
 G (window, head) pairs that the mask tells apart.

@@ -78,6 +78,7 @@ class WindowAttention(Attention):
             weights=weights,
             side=side,
             keep=keep,
+            keeps=torch.is_grad_enabled() and (x.requires_grad or side is not None),
         )
         y: Tensor = AttentionHalf.apply(x, frozen, *(() if side is None else side.tensors))
         return y
@@ -88,9 +89,7 @@ class WindowAttention(Attention):
         plan = self._plan(x)
         mask = None
         if not self.relative_position_bias_table.requires_grad:
-            kind = x.device.type
-            dtype = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else x.dtype
-            mask = self._mask(plan, dtype, x.device)
+            mask = self._mask(plan, compute_type(x), x.device)
         self._ready_plan, self._ready_mask = plan, mask
         try:
             yield

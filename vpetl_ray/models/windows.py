@@ -96,7 +96,7 @@ class WindowPlan:
     def _is_reordered(self, x: Tensor) -> bool:
         """Whether rows are to be fetched one by one: once over memory instead of up to three times.
 
-        (A fourth of the time on CPU. The backward pass of it would add rows up: much slower.)
+        The backward pass of it would add rows up, which is slower by far.
         """
         if not is_plain() or (torch.is_grad_enabled() and x.requires_grad):
             return False

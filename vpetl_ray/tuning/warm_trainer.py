@@ -34,7 +34,7 @@ _UNUSED_CALLBACKS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 _KEPT_BYTES = 1 << 36
 _ALLOCATOR = {
     # A step frees and asks for the same memory again and again. Given back to the system in
-    # between, it comes as zeroed pages: 5% of a step of the demo's backbone, 12% of Swin-T's.
+    # between, it comes as zeroed pages, which the larger a backbone is cost the more of a step.
     "GLIBC_TUNABLES": ":".join(
         f"glibc.malloc.{name}={value}"
         for name, value in {
