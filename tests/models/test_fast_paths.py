@@ -62,6 +62,16 @@ def test_small_attention_in_bfloat16_is_as_near_to_float32_as_torch():
     assert (found - exact).norm() < 1.5 * (torchs - exact).norm() < 0.02 * exact.norm()
 
 
+def test_without_a_mask_bfloat16_alone_takes_this_way():
+    torch.manual_seed(0)
+    qkv = torch.randn(6, 5, 3 * HEADS * DIM)
+    assert small.small_attention(qkv, None, HEADS) is None
+    found = small.small_attention(qkv.bfloat16(), None, HEADS)
+    assert found is not None
+    exact = reference(qkv, torch.zeros(HEADS, 5, 5))
+    assert (found.float() - exact).norm() < 0.02 * exact.norm()
+
+
 def test_one_head_leaves_its_input_as_it_was():
     qkv, mask = torch.randn(2, 5, 12), torch.zeros(1, 5, 5)
     before = qkv.clone()

@@ -14,6 +14,7 @@ import os
 import resource
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -44,7 +45,8 @@ def _limit_memory(num_bytes: int) -> None:
     mine = Path("/proc/self")
     if not mine.exists():
         return  # no Linux: the machine's memory is the limit
-    (mine / "oom_score_adj").write_text("1000")
+    with suppress(OSError):  # where that is not allowed, the limit below still is
+        (mine / "oom_score_adj").write_text("1000")
     size = int((mine / "statm").read_text().split()[0]) * resource.getpagesize()
     limit, most = size + num_bytes, resource.getrlimit(resource.RLIMIT_AS)[1]
     if most == resource.RLIM_INFINITY or limit < most:

@@ -23,7 +23,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from vpetl_ray.data.shared_store import WHOLE, SharedStore
+from vpetl_ray.data.shared_store import WHOLE, SharedStore, place_within
 from vpetl_ray.errors import DataError
 
 _NAME = "results"
@@ -91,9 +91,7 @@ class ResultsStore:
         try:
             temporary.mkdir(parents=True)
             for relative, name in state.objects.items():
-                place = temporary / relative
-                if not place.resolve().is_relative_to(temporary.resolve()):
-                    raise DataError(f"{self.url}: its list names {relative!r}, outside of it")
+                place = place_within(temporary, relative, self.url)
                 place.parent.mkdir(parents=True, exist_ok=True)
                 self._store.get_file(f"{_NAME}/{name}", place)
             shutil.rmtree(target, ignore_errors=True)

@@ -35,6 +35,18 @@ _SECONDS_TO_CONNECT, _SECONDS_OF_SILENCE, _ATTEMPTS = 5, 10, 3
 _FAILURES = (OSError, pa.ArrowException)
 
 
+def place_within(folder: Path, relative: str, url: str) -> Path:
+    """Tell where a file of a list goes.
+
+    Raises:
+        DataError: outside of the folder.
+    """
+    place = folder / relative
+    if not place.resolve().is_relative_to(folder.resolve()):
+        raise DataError(f"{url}: its list names {relative!r}, outside of it")
+    return place
+
+
 class SharedStore:
     """Whole folders under one address.
 
@@ -54,7 +66,7 @@ class SharedStore:
         self._beat = beat_seconds
         if "://" in url and has_secret(url):
             raise DataError(
-                f"{STORE_VARIABLE}: {without_secrets(url)}: holds a password or token; set "
+                f"{named}: {without_secrets(url)}: holds a password or token; set "
                 "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY in the environment instead"
             )
         try:
@@ -79,7 +91,7 @@ class SharedStore:
             temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
             try:
                 for relative, size in json.loads(listed).items():
-                    place = temporary / relative
+                    place = place_within(temporary, relative, self.url)
                     place.parent.mkdir(parents=True, exist_ok=True)
                     self.get_file(f"{name}/{relative}", place)
                     if place.stat().st_size != size:

@@ -153,8 +153,8 @@ class Attention(nn.Module):
         """
         _, n, three_c = qkv_BN3C.shape
         dim = three_c // 3
-        if more_kv is None and mask is not None:
-            out_BNC = small_attention(qkv_BN3C, mask[0], self.num_heads)
+        if more_kv is None:
+            out_BNC = small_attention(qkv_BN3C, None if mask is None else mask[0], self.num_heads)
             if out_BNC is not None:
                 return out_BNC
         if num_windows == 1:

@@ -64,10 +64,6 @@ class Candidates:
     def __len__(self) -> int:
         return len(self._held or ())
 
-    def matrix(self) -> Array:
-        """Return the vectors of all, (M, D)."""
-        return np.array([candidate.vector for candidate in self])
-
     def renew(self, parents: Sequence[Values]) -> None:
         """Add new ones: half of them drawn, half of them mutations of `parents`."""
         if self._held is None:

@@ -67,7 +67,10 @@ class ClaimsBoard:
 
 
 def _claim(line: bytes) -> Claim | None:
-    """Read a line; None if a version wrote it that says other things."""
-    written = json.loads(line)
+    """Read a line; None if it is damaged, or of a version that says other things."""
+    try:
+        written = dict(json.loads(line))
+    except (ValueError, TypeError):
+        return None
     names = {field.name for field in fields(Claim)}
     return Claim(**{name: written[name] for name in names}) if names <= written.keys() else None

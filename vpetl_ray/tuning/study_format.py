@@ -30,7 +30,7 @@ def check_study(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             stored = _format_of(connection)
-    except (sqlite3.Error, ValueError) as error:
+    except (sqlite3.Error, ValueError, TypeError) as error:
         found = str(error)
     if found != "ok":
         raise SearchError(

@@ -42,7 +42,7 @@ KILL_SECONDS = 30.0
 
 
 class WorkerGroups:
-    """The groups of one search; made by `start_groups`, ended by `close`."""
+    """The groups of one search; which start at once, until `close`."""
 
     def __init__(self, setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandle) -> None:
         self.plan = plan
@@ -80,8 +80,9 @@ class WorkerGroups:
 
     def give(self, num_groups: int) -> int:
         """Let go of so many groups for others, each at the end of its epoch; say how many it is."""
-        given = ray.get(self._dispatcher.retire.remote(num_groups))
-        self._given.update(given)
+        with self._lock:  # a group that ends at once must find itself among the given
+            given = ray.get(self._dispatcher.retire.remote(num_groups))
+            self._given.update(given)
         return len(given)
 
     @property
