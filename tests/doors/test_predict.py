@@ -39,7 +39,8 @@ def test_labels_are_those_of_the_searchs_evaluation(model, search, videos, cache
     assert 100 * right / len(files) == choose_member(search, "best")["test_top1"]
     assert model.classes == ("left", "right")
     assert sum(answers[0].probabilities) == pytest.approx(1)
-    assert model.predict(files[0]).probabilities == pytest.approx(answers[0].probabilities)
+    alone = model.predict(files[0]).probabilities
+    assert alone == pytest.approx(answers[0].probabilities, abs=1e-6), "products of another size"
 
 
 @pytest.mark.usefixtures("trained_again")  # which decodes all views
