@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shlex
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,7 +16,7 @@ from rich.table import Table
 from rich.text import Text
 
 from vpetl_ray.door_options import Address, Profile, refuse_secrets
-from vpetl_ray.errors import SearchError, SpecError, VpetlError
+from vpetl_ray.errors import DataError, SearchError, SpecError, VpetlError
 from vpetl_ray.exits import (
     EXIT_FAILED,
     EXIT_INPUT,
@@ -35,6 +34,9 @@ from vpetl_ray.stop_signals import sigterm_unwinds
 
 if TYPE_CHECKING:
     from vpetl_ray.data.mirror import Mirror
+
+SECONDS_FOR_COPY, SECONDS_FOR_COPY_INTERRUPTED = 120.0, 10.0
+"""How long object storage that fails is tried again at the end."""
 
 
 def search(
@@ -106,7 +108,6 @@ def _mirror(place: str | None, *, resume: bool) -> Mirror | None:
     from vpetl_ray.data.mirror import Mirror  # noqa: PLC0415 - pyarrow's file systems are slow
 
     mirror = Mirror(place)
-    shutil.rmtree(mirror.folder, ignore_errors=True)
     if mirror.fetch() and not resume:
         raise SpecError(f"--out: {place} holds a search already; go on with it by --resume")
     return mirror
@@ -120,9 +121,18 @@ def _mirrored(console: Console, mirror: Mirror | None) -> Iterator[None]:
     mirror.start()
     try:
         yield
-    finally:
-        mirror.finish()
-        console.print(f"results are at {mirror.url}", highlight=False, soft_wrap=True)
+    except BaseException as error:
+        is_over = isinstance(error, typer.Exit | KeyboardInterrupt)
+        try:
+            mirror.finish(SECONDS_FOR_COPY_INTERRUPTED if is_over else SECONDS_FOR_COPY)
+        except DataError as problem:
+            typer.echo(str(problem), err=True)
+        raise
+    try:
+        mirror.finish(SECONDS_FOR_COPY)
+    except DataError as problem:
+        raise SearchError(str(problem)) from problem
+    console.print(f"results are at {mirror.url}", highlight=False, soft_wrap=True)
 
 
 def _search(

@@ -132,7 +132,7 @@ def test_two_nodes_that_want_the_same_store_decode_it_once(
 
 def test_a_claim_whose_owner_has_died_is_passed_over(store_url):
     store = SharedStore(store_url, beat_seconds=0.2)
-    store._write(".claims/x/0000000000.000001-dead", b"")
+    store.write(".claims/x/0000000000.000001-dead", b"")
     with store.claim("x") as is_mine:
         assert is_mine
 

@@ -49,8 +49,8 @@ def start(project, cache):
     """Start a search there; whatever is left of it at the end of the test is killed."""
     started = []
 
-    def search(*words, **env):
-        process = SearchProcess("faulty.yaml", *words, cwd=project, cache=cache, **env)
+    def search(*words, spec="faulty.yaml", **env):
+        process = SearchProcess(spec, *words, cwd=project, cache=cache, **env)
         started.append(process)
         return process
 

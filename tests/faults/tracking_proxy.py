@@ -6,6 +6,8 @@ import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import urlsplit
 
+OWN_HEADERS = {"connection", "transfer-encoding", "server", "date"}
+
 
 class TrackingProxy:
     """Answers on a port of its own, as `mode` says.
@@ -14,10 +16,12 @@ class TrackingProxy:
         mode: `pass` hands on; `500` answers that; `cut` hands on and loses the answer; `hang`
             answers nothing.
         num_asked: requests so far.
+        fails_after: so many of them are answered, those that follow with 500; None: see `mode`.
     """
 
     def __init__(self, behind=None, mode="pass"):
         self.behind, self.mode, self.num_asked = behind, mode, 0
+        self.fails_after = None
         self.is_over = threading.Event()
         proxy = self
 
@@ -29,27 +33,41 @@ class TrackingProxy:
 
             def answer(self):
                 proxy.num_asked += 1
-                size = int(self.headers.get("Content-Length", 0))
-                body = self.rfile.read(size)
+                body = self.read_body()
                 self.close_connection = proxy.mode != "pass"
                 if proxy.mode == "hang":
                     proxy.is_over.wait(60)
                     return
-                if proxy.mode == "500":
+                is_late = proxy.fails_after is not None and proxy.num_asked > proxy.fails_after
+                if proxy.mode == "500" or is_late:
                     self.reply(500, b"it is broken")
                     return
-                status, content = proxy.hand_on(self.command, self.path, body, self.headers)
+                answered = proxy.hand_on(self.command, self.path, body, self.headers)
                 if proxy.mode != "cut":
-                    self.reply(status, content)
+                    self.reply(*answered)
 
-            def reply(self, status, content):
+            def read_body(self):
+                if self.headers.get("Transfer-Encoding") != "chunked":
+                    return self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                pieces = []
+                while size := int(self.rfile.readline().split(b";")[0], 16):
+                    pieces.append(self.rfile.read(size))
+                    self.rfile.readline()
+                while self.rfile.readline().strip():
+                    pass  # what may follow the last piece
+                return b"".join(pieces)
+
+            def reply(self, status, content, headers=()):
                 self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(content)))
+                kept = {k: v for k, v in headers if k.lower() not in OWN_HEADERS}
+                if self.command != "HEAD":  # there, it is the length of what is not sent
+                    kept["Content-Length"] = str(len(content))
+                for name, value in kept.items():
+                    self.send_header(name, value)
                 self.end_headers()
                 self.wfile.write(content)
 
-            do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
+            do_HEAD = do_GET = do_POST = do_PUT = do_PATCH = do_DELETE = answer  # noqa: N815
 
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self._server.daemon_threads = True
@@ -65,10 +83,11 @@ class TrackingProxy:
         address = urlsplit(self.behind)
         link = http.client.HTTPConnection(address.hostname, address.port, timeout=60)
         with contextlib.closing(link):
-            kept = {k: v for k, v in headers.items() if k.lower() not in ("host", "connection")}
+            left_out = ("host", "connection", "transfer-encoding", "expect")
+            kept = {k: v for k, v in headers.items() if k.lower() not in left_out}
             link.request(method, path, body, kept)
             answer = link.getresponse()
-            return answer.status, answer.read()
+            return answer.status, answer.read(), answer.getheaders()
 
     def __enter__(self):
         self._thread.start()

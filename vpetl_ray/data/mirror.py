@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import logging
+import shutil
+import sqlite3
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from pathlib import Path
 
 from vpetl_ray.data.config import cache_root
-from vpetl_ray.data.shared_store import SharedStore
+from vpetl_ray.data.results_store import ResultsStore, StoredState
 from vpetl_ray.errors import DataError
 
 log = logging.getLogger(__name__)
 
 SECONDS_BETWEEN_COPIES = 10.0
-_NAME = "results"
+_FAILURES = (DataError, OSError, sqlite3.Error)
+_MARK = "pushed.json"
 
 
 def download_results(url: str) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
@@ -30,11 +35,13 @@ def download_results(url: str) -> tuple[Path, tempfile.TemporaryDirectory[str]]:
     Raises:
         DataError: it cannot be read, or holds no results.
     """
-    store = SharedStore(url, named="results")
+    store = ResultsStore(url, named="results")
+    state = store.state()
+    if state is None:
+        raise DataError(f"{url}: there are no results there")
     keep = tempfile.TemporaryDirectory(prefix="vpetl_results_")
     folder = Path(keep.name) / store.url.rpartition("/")[2]
-    if not store.fetch(_NAME, folder):
-        raise DataError(f"{url}: there are no results there")
+    store.fetch(state, folder)
     return folder, keep
 
 
@@ -43,7 +50,7 @@ class Mirror:
 
     Args:
         url: where the results belong, like `s3://bucket/runs/name`.
-        warn: takes a sentence when a copy fails first.
+        warn: takes a sentence when copies begin to fail, and when they succeed again.
 
     Attributes:
         folder: what to write to; what the store had is there after `fetch`.
@@ -51,7 +58,8 @@ class Mirror:
 
     def __init__(self, url: str, *, warn: Callable[[str], None] = log.warning) -> None:
         self.url = url.rstrip("/")
-        self._store = SharedStore(self.url, named="--out")
+        self._store = ResultsStore(self.url, named="--out")
+        self._state: StoredState | None = None
         self._warn = warn
         mark = hashlib.sha256(self.url.encode()).hexdigest()[:16]
         self.folder = cache_root() / "mirrors" / mark / self.url.rpartition("/")[2]
@@ -61,40 +69,91 @@ class Mirror:
         self._thread: threading.Thread | None = None
 
     def fetch(self) -> bool:
-        """Get what an earlier run has left there; False: nothing."""
+        """Get what an earlier run has left; False: nothing.
+
+        What is in `folder` stays if nobody has written to the store since this machine did: a run
+        that was cut off here, or whose last copies failed, is further than its copy.
+
+        Raises:
+            DataError: the store cannot be read.
+        """
         self.folder.parent.mkdir(parents=True, exist_ok=True)
-        return self._store.fetch(_NAME, self.folder)
+        self._state = self._store.state()
+        there = self._state.push if self._state else None
+        if self._pushed() == (True, there) and self.folder.is_dir() and any(self.folder.iterdir()):
+            return True
+        shutil.rmtree(self.folder, ignore_errors=True)
+        if self._state is not None:
+            self._store.fetch(self._state, self.folder)
+        self._note_push()
+        return self._state is not None
 
     def start(self) -> None:
         """Copy what changes, from now on, every few seconds."""
         self._thread = threading.Thread(target=self._run, name="results-mirror", daemon=True)
         self._thread.start()
 
-    def finish(self) -> None:
+    def finish(self, patience: float) -> None:
         """Copy the last changes.
 
+        Args:
+            patience: seconds for which it is tried again.
+
         Raises:
-            DataError: they could not be copied; they are in `folder`.
+            DataError: they could not be copied; they are in `folder`, from where the same command
+                with `--resume` copies them.
         """
         self._is_over.set()
         if self._thread is not None:
             self._thread.join()
-        if self.folder.exists():
-            self._store.push(_NAME, self.folder)
+        deadline, pause = time.monotonic() + patience, 1.0
+        while self.folder.exists():
+            try:
+                return self._push()
+            except _FAILURES as error:
+                if time.monotonic() + pause > deadline:
+                    raise DataError(
+                        f"the last results are not at {self.url}: {error}; they are in "
+                        f"{self.folder}, and copied by going on on this machine"
+                    ) from error
+            time.sleep(pause)
+            pause = min(2 * pause, 10.0)
+        return None
 
     def _run(self) -> None:
         while not self._is_over.wait(SECONDS_BETWEEN_COPIES):
             try:
                 self._copy()
-            except (DataError, OSError) as error:
+            except _FAILURES as error:
+                self._sent = {}
                 if not self._has_failed:
-                    self._warn(f"results are not copied to {self.url} now: {error}")
+                    self._warn(
+                        f"results are not copied to {self.url} now: {error}; it is tried again"
+                    )
                 self._has_failed = True
+            else:
+                if self._has_failed:
+                    self._warn(f"results are copied to {self.url} again")
+                self._has_failed = False
 
     def _copy(self) -> None:
         if self.folder.exists() and self._changed():
-            # The list of files comes last, so that what is fetched is a whole state of the search.
-            self._store.push(_NAME, self.folder)
+            self._push()
+
+    def _push(self) -> None:
+        self._state = self._store.push(self.folder, self._state)
+        self._note_push()
+
+    def _pushed(self) -> tuple[bool, str | None]:
+        """Whether this machine has written to the store, and what its list said then."""
+        try:
+            return True, json.loads((self.folder.parent / _MARK).read_bytes())["push"]
+        except (OSError, ValueError, KeyError, TypeError):
+            return False, None
+
+    def _note_push(self) -> None:
+        mark = {"push": self._state.push if self._state else None}
+        (self.folder.parent / _MARK).write_text(json.dumps(mark))
 
     def _changed(self) -> bool:
         seen = {

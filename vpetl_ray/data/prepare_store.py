@@ -87,7 +87,7 @@ def prepare_store(
         if store is None:
             return decode()
         place.parent.mkdir(parents=True, exist_ok=True)
-        if fetched_once(f"clips/{name}", place, store):
+        if fetched_once(f"clips/{name}", place, store) and store.has(f"clips/{name}"):
             return place
         with store.claim(f"clips/{name}") as is_mine:
             if is_mine:

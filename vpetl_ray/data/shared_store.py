@@ -28,8 +28,10 @@ log = logging.getLogger(__name__)
 
 STORE_VARIABLE = "VPETL_STORE"
 """Names the store behind the nodes' caches: `s3://bucket/path`, or a folder."""
-_WHOLE = ".whole.json"
+WHOLE = ".whole.json"
+"""The list of a folder's files, beside them."""
 _CHUNK = 16 * 2**20
+_SECONDS_TO_CONNECT, _SECONDS_OF_SILENCE, _ATTEMPTS = 5, 10, 3
 _FAILURES = (OSError, pa.ArrowException)
 
 
@@ -57,7 +59,7 @@ class SharedStore:
             )
         try:
             if "://" in url:
-                self._fs, self._root = fs.FileSystem.from_uri(self.url)
+                self._fs, self._root = _open_url(self.url)
             else:
                 self._fs, self._root = fs.LocalFileSystem(), str(Path(url).absolute())
         except (ValueError, *_FAILURES) as error:
@@ -70,8 +72,8 @@ class SharedStore:
         Raises:
             DataError: the store cannot be read.
         """
+        listed = self.read(f"{name}/{WHOLE}")
         with self._explained():
-            listed = self._read(f"{name}/{_WHOLE}")
             if listed is None:
                 return False
             temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
@@ -79,7 +81,7 @@ class SharedStore:
                 for relative, size in json.loads(listed).items():
                     place = temporary / relative
                     place.parent.mkdir(parents=True, exist_ok=True)
-                    self._copy_in(f"{name}/{relative}", place)
+                    self.get_file(f"{name}/{relative}", place)
                     if place.stat().st_size != size:
                         raise DataError(f"{self.url}/{name}/{relative} is not whole")
                 shutil.rmtree(target, ignore_errors=True)
@@ -100,17 +102,73 @@ class SharedStore:
                 for path in sorted(source.rglob("*"))
                 if path.is_file() and path.name != "lock"
             }
-            for relative in files:
-                self.push_file(f"{name}/{relative}", source / relative)
-            self._write(f"{name}/{_WHOLE}", json.dumps(files).encode())
+        for relative in files:
+            self.push_file(f"{name}/{relative}", source / relative)
+        self.write(f"{name}/{WHOLE}", json.dumps(files).encode())
 
     def push_file(self, name: str, source: Path) -> None:
-        """Copy one file into the store; who reads it sees the old one or the new one."""
-        if isinstance(self._fs, fs.LocalFileSystem):
-            self._fs.create_dir(str(Path(self._path(name)).parent), recursive=True)
-        with source.open("rb") as file, self._fs.open_output_stream(self._path(name)) as out:
+        """Copy one file into the store; who reads it sees the old one or the new one.
+
+        Raises:
+            FileNotFoundError: there is no such file here.
+            DataError: the store cannot be written.
+        """
+        with source.open("rb") as file, self._explained(), self._opened(name) as out:
             while content := file.read(_CHUNK):
                 out.write(content)
+
+    def get_file(self, name: str, place: Path) -> None:
+        """Copy one file from the store.
+
+        Raises:
+            DataError: the store cannot be read, or lacks it.
+        """
+        with (
+            self._explained(),
+            self._fs.open_input_stream(self._path(name)) as file,
+            place.open("wb") as out,
+        ):
+            while content := file.read(_CHUNK):
+                out.write(content)
+
+    def read(self, name: str) -> bytes | None:
+        """Give what is stored under a name; None: nothing.
+
+        Raises:
+            DataError: the store cannot be read.
+        """
+        with self._explained():
+            try:
+                with self._fs.open_input_stream(self._path(name)) as file:
+                    return bytes(file.read())
+            except FileNotFoundError:
+                return None
+
+    def write(self, name: str, content: bytes) -> None:
+        """Store something under a name.
+
+        Raises:
+            DataError: the store cannot be written.
+        """
+        with self._explained(), self._opened(name) as out:
+            out.write(content)
+
+    def delete(self, name: str) -> None:
+        """Remove what is stored under a name.
+
+        Raises:
+            DataError: the store cannot be written, or has nothing there.
+        """
+        with self._explained():
+            self._fs.delete_file(self._path(name))
+
+    def has(self, name: str) -> bool:
+        """Whether a folder is there, whole.
+
+        Raises:
+            DataError: the store cannot be read.
+        """
+        return self.read(f"{name}/{WHOLE}") is not None
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
@@ -122,24 +180,19 @@ class SharedStore:
         mine = f"{time.time():017.6f}-{secrets.token_hex(4)}"
         claims = f".claims/{name.replace('/', '_')}"
         is_over = threading.Event()
-        with self._explained():
-            self._write(f"{claims}/{mine}", b"")
+        self.write(f"{claims}/{mine}", b"")
         beat = threading.Thread(target=self._keep, args=(f"{claims}/{mine}", is_over), daemon=True)
         beat.start()
         try:
             time.sleep(0.5)  # whoever was earlier by his clock has written his claim by now
-            while self._first(claims, mine) != mine and not self._has(name):
+            while self._first(claims, mine) != mine and not self.has(name):
                 time.sleep(self._beat / 5)
-            yield not self._has(name)
+            yield not self.has(name)
         finally:
             is_over.set()
             beat.join()
-            with suppress(*_FAILURES):
-                self._fs.delete_file(self._path(f"{claims}/{mine}"))
-
-    def _has(self, name: str) -> bool:
-        with self._explained():
-            return self._read(f"{name}/{_WHOLE}") is not None
+            with suppress(DataError):
+                self.delete(f"{claims}/{mine}")
 
     def _first(self, claims: str, mine: str) -> str:
         """Find the earliest claim whose owner still says so."""
@@ -157,29 +210,18 @@ class SharedStore:
 
     def _keep(self, claim: str, is_over: threading.Event) -> None:
         while not is_over.wait(self._beat):
-            with suppress(*_FAILURES):
-                self._write(claim, b"")
+            with suppress(DataError):
+                self.write(claim, b"")
 
     def _path(self, name: str) -> str:
         return f"{self._root}/{name}"
 
-    def _read(self, name: str) -> bytes | None:
-        try:
-            with self._fs.open_input_stream(self._path(name)) as file:
-                return bytes(file.read())
-        except FileNotFoundError:
-            return None
-
-    def _write(self, name: str, content: bytes) -> None:
+    @contextmanager
+    def _opened(self, name: str) -> Iterator[pa.NativeFile]:
         if isinstance(self._fs, fs.LocalFileSystem):
             self._fs.create_dir(str(Path(self._path(name)).parent), recursive=True)
-        with self._fs.open_output_stream(self._path(name)) as file:
-            file.write(content)
-
-    def _copy_in(self, name: str, place: Path) -> None:
-        with self._fs.open_input_stream(self._path(name)) as file, place.open("wb") as out:
-            while content := file.read(_CHUNK):
-                out.write(content)
+        with self._fs.open_output_stream(self._path(name)) as out:
+            yield out
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
@@ -188,6 +230,23 @@ class SharedStore:
         except _FAILURES as error:
             why = " ".join(str(error).split())[:300]
             raise DataError(f"{self.url}: {why}") from error
+
+
+def _open_url(url: str) -> tuple[fs.FileSystem, str]:
+    """Open an address; of S3, so that one that hangs is known to within a minute and not in two."""
+    found, root = fs.FileSystem.from_uri(url)
+    if isinstance(found, fs.S3FileSystem) and "?" not in url:
+        server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
+        scheme, _, host = server.rpartition("://")
+        found = fs.S3FileSystem(
+            region=found.region,
+            endpoint_override=host or None,
+            scheme=scheme or None,
+            connect_timeout=_SECONDS_TO_CONNECT,
+            request_timeout=_SECONDS_OF_SILENCE,
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
+        )
+    return found, root
 
 
 def shared_store() -> SharedStore | None:
