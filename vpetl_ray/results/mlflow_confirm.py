@@ -14,6 +14,7 @@ from vpetl_ray.results.confirmed import (
     Member,
     spread_label,
 )
+from vpetl_ray.results.mlflow_query import tag_is
 from vpetl_ray.results.standings import Standing, Verdict
 from vpetl_ray.results.tracking import quiet_client, set_client_defaults
 
@@ -66,19 +67,22 @@ def _tell(
     cards: Mapping[str, str],
 ) -> str | None:
     experiments = [found.experiment_id for found in client.search_experiments()]
-    query = f"tags.`{SEARCH_ID}` = '{search_id}'"
-    found = client.search_runs(experiments, query, max_results=1) if search_id else []
+    found = (
+        client.search_runs(experiments, tag_is(SEARCH_ID, search_id), max_results=1)
+        if search_id
+        else []
+    )
     if not found:
         return f"MLflow has no run of this search; {CONFIRMED_FILE} has everything"
     parent = found[0]
-    below = f"tags.`{PARENT}` = '{parent.info.run_id}'"
+    below = tag_is(PARENT, parent.info.run_id)
     verdicts = known.verdicts
     run_ids: dict[str, str] = {}
     for member in known.members:
         verdict = verdicts.get(member.id)
         runs = client.search_runs(
             [parent.info.experiment_id],
-            f"{below} and tags.`{TRIAL_ID}` = '{member.id}'",
+            f"{below} and {tag_is(TRIAL_ID, member.id)}",
             max_results=1,
         )
         if runs and verdict is not None:

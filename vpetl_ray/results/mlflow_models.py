@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from vpetl_ray.addresses import redact
 from vpetl_ray.errors import SpecError
+from vpetl_ray.results.mlflow_query import tag_is
 from vpetl_ray.results.pareto_choice import Member
 from vpetl_ray.results.tracking import quiet_client, set_client_defaults
 from vpetl_ray.results.tracking_uri import store_in
@@ -202,7 +203,7 @@ def _with_adapter(client: MlflowClient, run_id: str, member: str | None) -> Run:
     run = client.get_run(run_id)
     if "vpetl.adapter" in run.data.tags:
         return run
-    below = f"tags.`mlflow.parentRunId` = '{run_id}'"
+    below = tag_is("mlflow.parentRunId", run_id)
     children = [
         child
         for child in client.search_runs([run.info.experiment_id], below, max_results=1000)

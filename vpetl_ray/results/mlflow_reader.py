@@ -13,6 +13,7 @@ from mlflow.exceptions import MlflowException
 
 from vpetl_ray.addresses import redact
 from vpetl_ray.errors import SpecError
+from vpetl_ray.results.mlflow_query import tag_is
 from vpetl_ray.results.mlflow_writer import PARENT, PARETO, SEARCH_ID, TRIAL_ID
 from vpetl_ray.results.tracking import quiet_client
 
@@ -95,14 +96,14 @@ def _read(client: MlflowClient, run: Run, trial_id: str | None, folder: Path) ->
 
 
 def _find(client: MlflowClient, parent: Run, trial_id: str) -> TrialRun:
-    found = list(_children(client, parent, f"tags.`{TRIAL_ID}` = '{trial_id}'"))
+    found = list(_children(client, parent, tag_is(TRIAL_ID, trial_id)))
     if not found:
         raise SpecError(f"--trial: the search of run {parent.info.run_id} has no trial {trial_id}")
     return found[0]
 
 
 def _children(client: MlflowClient, parent: Run, condition: str) -> Iterator[TrialRun]:
-    below = f"tags.`{PARENT}` = '{parent.info.run_id}'"
+    below = tag_is(PARENT, parent.info.run_id)
     token: str | None = None
     while True:
         page = client.search_runs(

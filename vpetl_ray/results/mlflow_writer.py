@@ -22,6 +22,7 @@ from mlflow.entities import Metric, Param, Run, RunTag
 from vpetl_ray.addresses import redact
 from vpetl_ray.results.front import ppt
 from vpetl_ray.results.labels import trial_label
+from vpetl_ray.results.mlflow_query import tag_is
 from vpetl_ray.results.mlflow_views import TRAINING_PAGES, search_views, seed_views
 from vpetl_ray.results.records import Scalar, TrialRecord, TrialState
 from vpetl_ray.results.registration import Registration
@@ -185,7 +186,7 @@ class MlflowWriter:
         info = self._info
         found = self._client.search_runs(
             [self._experiment_id],
-            f"tags.`{_ID_OF[info.kind]}` = '{info.search_id}'",
+            tag_is(_ID_OF[info.kind], info.search_id),
             max_results=1,
         )
         if found:
@@ -217,7 +218,7 @@ class MlflowWriter:
         while True:
             page = self._client.search_runs(
                 [self._experiment_id],
-                f"tags.`{PARENT}` = '{self.parent_run_id}'",
+                tag_is(PARENT, self.parent_run_id),
                 max_results=_PAGE,
                 page_token=token,
             )
