@@ -168,6 +168,7 @@ def server(tmp_path_factory):
         ("MLflow away at the start", "500", "pass", "pass"),
         ("MLflow away in the middle", "pass", "hang", "pass"),
         ("MLflow loses its answers", "cut", "cut", "pass"),
+        ("MLflow slow", "slow", "slow", "pass"),
     ],
 )
 def test_a_real_server_that_fails_for_a_while_has_each_trial_once(

@@ -4,12 +4,15 @@ from dataclasses import replace
 
 import pytest
 import ray
+import torch
 from safetensors.torch import load
 
 from tests.faults.faulty_runner import make_small_runner
 from tests.faults.groups import Groups
 from tests.tuning.conftest import ray_cluster
 from tests.tuning.test_trial_runner import WIDE, config, groups, tensors
+from vpetl_ray.tuning.dispatcher import RETRY_PARTS
+from vpetl_ray.tuning.group_worker import is_contained, is_out_of_memory
 from vpetl_ray.tuning.messages import OutcomeState, make_task
 from vpetl_ray.tuning.trial_protocol import WorkerContext
 
@@ -64,3 +67,41 @@ def test_a_real_trial_without_memory_and_one_that_diverges(ray_cluster, groups, 
     assert "training diverged: the " in outcome.reason
     assert "epoch 1" in outcome.reason
     assert tensors(found["again"][1].final) == tensors(found["fits"][1].final)
+
+
+GIB = 2**30
+
+
+@pytest.mark.gpu
+def test_a_gpu_whose_memory_is_full_takes_the_step_in_parts(groups):
+    """CUDA's own refusal: a quarter of a GiB a clip, where a process may have one and a half."""
+    context = WorkerContext(
+        group=0, rank=0, world_size=1, device="cuda:0", num_threads=1, shared=groups.shared
+    )
+    runner = groups.make_runner(groups.payload, context)
+
+    def fill(module, inputs):
+        torch.empty(len(inputs[0]) * GIB // 4, dtype=torch.uint8, device="cuda:0")
+
+    whole = torch.cuda.mem_get_info(0)[1]
+    torch.cuda.set_per_process_memory_fraction(1.5 * GIB / whole, 0)
+    hook = runner._model.head.register_forward_pre_hook(fill)
+    try:
+        large = task("large", batch_size=8)
+        runner.start(large)
+        with pytest.raises(torch.cuda.OutOfMemoryError) as caught:
+            runner.run_epoch()
+        assert is_out_of_memory(caught.value)
+        assert is_contained(caught.value, context)
+        runner.close()
+        del caught
+        runner.start(replace(large, num_parts=RETRY_PARTS))
+        outputs = [runner.run_epoch()]
+        while not outputs[-1].is_last:
+            outputs.append(runner.run_epoch())
+    finally:
+        hook.remove()
+        torch.cuda.set_per_process_memory_fraction(1.0, 0)
+    runner.start(task("whole", batch_size=8))
+    first = runner.run_epoch()
+    assert outputs[0].metrics["train_loss"] == pytest.approx(first.metrics["train_loss"], rel=1e-3)

@@ -14,7 +14,7 @@ class TrackingProxy:
 
     Attributes:
         mode: `pass` hands on; `500` answers that; `cut` hands on and loses the answer; `hang`
-            answers nothing.
+            answers nothing; `slow` hands on three seconds later.
         num_asked: requests so far.
         fails_after: so many of them are answered, those that follow with 500; None: see `mode`.
     """
@@ -34,7 +34,7 @@ class TrackingProxy:
             def answer(self):
                 proxy.num_asked += 1
                 body = self.read_body()
-                self.close_connection = proxy.mode != "pass"
+                self.close_connection = proxy.mode not in ("pass", "slow")
                 if proxy.mode == "hang":
                     proxy.is_over.wait(60)
                     return
@@ -42,6 +42,8 @@ class TrackingProxy:
                 if proxy.mode == "500" or is_late:
                     self.reply(500, b"it is broken")
                     return
+                if proxy.mode == "slow":
+                    proxy.is_over.wait(3)
                 answered = proxy.hand_on(self.command, self.path, body, self.headers)
                 if proxy.mode != "cut":
                     self.reply(*answered)

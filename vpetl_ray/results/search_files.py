@@ -30,6 +30,9 @@ from vpetl_ray.results.tracking import Tracker
 SECONDS_BETWEEN_WRITES = 1.0
 SECONDS_BETWEEN_PAGES = 10.0
 """A page is 5 MB, most of it plotly's."""
+LARGEST_SHARE = 0.1
+"""Of the time, for writing: files grow with the search, and what hands out trials is not to wait
+longer for the interpreter's lock at its end than at its start."""
 OBJECTIVES_FIGURE = "objectives.png"
 """Only where there are more than two."""
 FRONT_FILES = ("front.png", "front.json", "front.parquet")
@@ -183,6 +186,7 @@ class SearchFiles:
             self._is_dirty.wait()
             is_last = self._is_closing.is_set()
             self._is_dirty.clear()
+            begun = time.monotonic()
             try:
                 self._write(is_last=is_last)
                 self._error = None
@@ -192,7 +196,8 @@ class SearchFiles:
                 self._error = error
             if is_last:
                 return
-            self._is_closing.wait(SECONDS_BETWEEN_WRITES)
+            rest = (time.monotonic() - begun) / LARGEST_SHARE
+            self._is_closing.wait(min(max(SECONDS_BETWEEN_WRITES, rest), SECONDS_BETWEEN_PAGES))
 
     def _write(self, *, is_last: bool) -> None:
         with self._lock:
