@@ -60,23 +60,27 @@ def write_page(
     script = json.dumps(figures, allow_nan=False, ensure_ascii=False).replace("</", "<\\/")
     refresh = f'<meta http-equiv="refresh" content="{REFRESH_SECONDS}">' if is_running else ""
     told = "".join(f"<p>{html.escape(sentence)}</p>" for sentence in intro)
-    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
-        file.write(
-            f'<!doctype html><html lang="en"><head><meta charset="utf-8">{refresh}'
-            '<meta name="viewport" content="width=device-width">'
-            # Without an icon of its own the browser would ask for one.
-            '<link rel="icon" href="data:,">'
-            f"<title>{html.escape(title)}</title><style>{_STYLE}</style>"
-        )
-        file.write(f"<script>{_plotly()}</script></head><body><h1>{html.escape(title)}</h1>{told}")
-        file.write("".join(sections))
-        file.write(f"<script>const CHARTS = {script};{_DRAW}</script></body></html>")
+    head = (
+        f'<!doctype html><html lang="en"><head><meta charset="utf-8">{refresh}'
+        '<meta name="viewport" content="width=device-width">'
+        # Without an icon of its own the browser would ask for one.
+        '<link rel="icon" href="data:,">'
+        f"<title>{html.escape(title)}</title><style>{_STYLE}</style><script>"
+    )
+    body = (
+        f"</script></head><body><h1>{html.escape(title)}</h1>{told}{''.join(sections)}"
+        f"<script>const CHARTS = {script};{_DRAW}</script></body></html>"
+    )
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(head.encode())
+        file.write(_plotly())
+        file.write(body.encode())
 
 
 @cache
-def _plotly() -> str:
-    """Read plotly's JavaScript, which its Python package carries."""
-    return (files("plotly") / "package_data" / "plotly.min.js").read_text(encoding="utf-8")
+def _plotly() -> bytes:
+    """Read plotly's JavaScript, which its Python package carries: 5 MB, not copied for a page."""
+    return (files("plotly") / "package_data" / "plotly.min.js").read_bytes()
 
 
 def _section(key: str, chart: Chart) -> str:

@@ -16,6 +16,7 @@ from vpetl_ray.models.arch import get_arch
 from vpetl_ray.results.atomic import replacing
 from vpetl_ray.results.front import front_of, write_front
 from vpetl_ray.results.front_facts import FrontFacts, front_facts
+from vpetl_ray.results.heap import trim_heap
 from vpetl_ray.results.labels import path_label
 from vpetl_ray.results.model_card import CardFacts
 from vpetl_ray.results.objectives import ALWAYS
@@ -213,12 +214,16 @@ class SearchFiles:
             costs=tuple(self._facts.references),
         )
         front = front_of(records)
-        if is_last or front != self._drawn:
+        is_drawn = is_last or front != self._drawn
+        if is_drawn:
             self._write_front(records, front, is_last=is_last)
             self._drawn = front
         if not is_last and time.monotonic() >= self._next_page:
             self._write_page(records, is_running=True)
             self._next_page = time.monotonic() + SECONDS_BETWEEN_PAGES
+            is_drawn = True
+        if is_drawn:
+            trim_heap()
 
     def _write_front(
         self, records: Sequence[TrialRecord], front: Sequence[TrialRecord], *, is_last: bool

@@ -107,6 +107,8 @@ class ParetoSearcher(NotSaved, Searcher):
         self._has_enough = has_enough
         for record in study.records:
             self._restore(record.id, record.trainable_params, record.curve, record.costs)
+            if checkpoints is not None:
+                checkpoints.discard(record.id)  # a driver killed between the record and this
         self._observers = tuple(observers)
         self._keep_tensors = keep_tensors
         self._clock = clock
