@@ -30,4 +30,4 @@ slow:  ## the tests that take longer
 	$(BIN)python -m pytest -m slow
 
 faults:  ## every fault, as often as it counts, and the table of what came of it
-	$(BIN)python -m pytest tests/faults -m "not gpu" --timeout=1800 --durations=0 -W ignore
+	VPETL_FAULTS=benchmarks/faults $(BIN)python -m pytest tests/faults -m "not gpu" --timeout=1800 --durations=0 -W ignore

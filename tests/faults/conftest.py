@@ -8,6 +8,7 @@ fault more often, or one that takes long.
 import contextlib
 import os
 import signal
+from pathlib import Path
 
 import pytest
 
@@ -35,6 +36,8 @@ def pytest_terminal_summary(terminalreporter):
     if len(_MATRIX):
         width = max(80, terminalreporter._tw.fullwidth)
         terminalreporter.write(f"\n{_MATRIX.render(width)}")
+    if folder := os.environ.get("VPETL_FAULTS"):
+        _MATRIX.write(Path(folder))
 
 
 @pytest.fixture

@@ -2,11 +2,14 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from statistics import median
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.report import Figure, write_summary
 
 
 @dataclass
@@ -40,6 +43,19 @@ class FaultMatrix:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def write(self, folder: Path) -> None:
+        """Keep it: the table as it is printed, and its figures as a benchmark has them."""
+        figures = []
+        for row in self._rows.values():
+            for what, count in (("lost", row.lost), ("doubled", row.doubled)):
+                name = f"{row.fault}, {row.injected} times: trials {what}"
+                figures.append(Figure(figure=name, value=count, floor=0, better="lower"))
+            if row.seconds:
+                name = f"{row.fault}: seconds to recover"
+                figures.append(Figure(figure=name, value=median(row.seconds), unit="s"))
+        write_summary(folder, figures)
+        (folder / "results" / "table.txt").write_text(self.render(80))
 
     def render(self, width: int) -> str:
         table = Table(box=box.SIMPLE_HEAD, title="Faults", title_justify="left")
