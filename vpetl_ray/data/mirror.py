@@ -80,7 +80,7 @@ class Mirror:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._state = self._store.state()
         there = self._state.push if self._state else None
-        if self._pushed() == (True, there) and self.folder.is_dir() and any(self.folder.iterdir()):
+        if self._pushed() == (True, there) and any(self.folder.glob("*.db")):
             return True
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._state is not None:
