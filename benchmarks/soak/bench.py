@@ -3,10 +3,10 @@
     python -m benchmarks.soak.bench [--trials 500] [--work runs/soak]
 
 The real search, from real mp4 files (a few of the demo's) to MLflow: one epoch a trial. Every
-second the memory of the driver, of the groups' workers and of Ray's own processes is taken, with
-their number, open files and sockets, and what Ray's object store holds. Slopes are straight lines
-fitted by least squares over what comes after the first fifth of the trials, when every path was
-taken once; those of memory, a hundred trials, over what the process held then.
+two seconds the memory of the driver, of the groups' workers and of Ray's own processes is taken,
+with their number, open files and sockets, and what Ray's object store holds. Slopes are straight
+lines fitted by least squares over what comes after the first fifth of the trials, when every path
+was taken once; those of memory, a hundred trials, over what the process held then.
 
 The time between two trials of a group is what is left of its time when the training is taken out:
 Tune, sampler, records, dispatcher. Trials around the 50th and around the last are compared.
@@ -15,13 +15,15 @@ Tune, sampler, records, dispatcher. Trials around the 50th and around the last a
 from __future__ import annotations
 
 import argparse
+import json
+import os
 import shutil
-import sqlite3
+import subprocess
+import sys
 import tempfile
 import threading
 import time
 from collections.abc import Mapping, Sequence
-from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
@@ -29,13 +31,13 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-import psutil
 import ray
 from ray._private.internal_api import node_stats
 from rich.console import Console
 from rich.table import Table
 
 from benchmarks.report import Figure, print_figures, write_summary
+from benchmarks.soak.watch import SECONDS_BETWEEN, num_ended
 from vpetl_ray.data.config import DataConfig
 from vpetl_ray.results_folder import STUDY_FILE
 from vpetl_ray.search_job import SearchJob
@@ -44,7 +46,6 @@ from vpetl_ray.spec.load import load_spec
 FOLDER = Path(__file__).parent
 SPEC = FOLDER.parents[1] / "search_spaces" / "position_scale.yaml"
 VIDEOS_A_CLASS = {"train": 2, "val": 1, "test": 1}
-SECONDS_BETWEEN = 1.0
 SLOPE_LIMIT = 2.0
 """Percent of the memory a hundred trials, above which something is kept that should not be."""
 WINDOW = 50
@@ -60,65 +61,40 @@ class Sample:
 
 
 class Sampler:
-    """Looks at the processes of this search while it runs."""
+    """Looks at the processes of this search while it runs; see `watch`."""
 
     def __init__(self, study: Path) -> None:
         self.samples: list[Sample] = []
         self._study = study
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._run, daemon=True)
+        self._store: list[Sample] = []
 
     def __enter__(self) -> Sampler:
+        self._file = tempfile.NamedTemporaryFile(suffix=".jsonl")
+        words = [str(os.getpid()), str(self._study), self._file.name]
+        self._watch = subprocess.Popen([sys.executable, "-m", "benchmarks.soak.watch", *words])
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._stop.set()
         self._thread.join()
+        self._watch.kill()
+        self._watch.wait()
+        lines = Path(self._file.name).read_text().splitlines()
+        self.samples = [
+            *(Sample(**json.loads(line)) for line in lines if line.endswith("}}")),
+            *self._store,
+        ]
+        self.samples.sort(key=lambda sample: sample.trials)
+        self._file.close()
 
     def _run(self) -> None:
         while not self._stop.wait(SECONDS_BETWEEN):
-            if ray.is_initialized() and (ended := _num_ended(self._study)):
-                self.samples.append(Sample(trials=ended, values=_look()))
-
-
-def _num_ended(study: Path) -> int:
-    if not study.exists():
-        return 0
-    query = "SELECT COUNT(*) FROM trials WHERE state IN ('COMPLETE', 'FAIL', 'PRUNED')"
-    with closing(sqlite3.connect(f"file:{study}?mode=ro", uri=True, timeout=30.0)) as database:
-        try:
-            return int(database.execute(query).fetchone()[0])
-        except sqlite3.OperationalError:
-            return 0  # its tables are being made
-
-
-def _look() -> dict[str, float]:
-    me = psutil.Process()
-    values: dict[str, float] = {}
-    processes = [me, *me.children(recursive=True)]
-    for process in processes:
-        try:
-            kind = _kind(process, me)
-            memory = process.memory_full_info().uss / 1e6
-            files = process.num_fds()
-            times = process.cpu_times()
-        except psutil.NoSuchProcess:
-            continue
-        values[f"{kind}, MB"] = values.get(f"{kind}, MB", 0.0) + memory
-        values[f"{kind}, open files"] = values.get(f"{kind}, open files", 0.0) + files
-        values[f"{kind}, CPU s"] = values.get(f"{kind}, CPU s", 0.0) + times.user + times.system
-        values[f"{kind}, processes"] = values.get(f"{kind}, processes", 0.0) + 1
-    return values | {"object store, MB": _object_store_mb()}
-
-
-def _kind(process: psutil.Process, me: psutil.Process) -> str:
-    if process.pid == me.pid:
-        return "driver"
-    title = " ".join(process.cmdline()[:1]) or process.name()
-    if "RayTrainWorker" in title:
-        return "groups"
-    return "dispatcher" if "DispatcherActor" in title else "others"
+            if ray.is_initialized() and (ended := num_ended(self._study)):
+                values = {"object store, MB": _object_store_mb()}
+                self._store.append(Sample(trials=ended, values=values))
 
 
 def _object_store_mb() -> float:
@@ -178,7 +154,8 @@ def figures_of(samples: Sequence[Sample], table: pd.DataFrame, num_trials: int) 
     rise, _ = slope(later, "object store, MB")
     figures.append(Figure(figure="object store, added in 100 trials", value=rise, unit="MB"))
     for what in ("open files", "processes"):
-        total = [sum(v for n, v in s.values.items() if n.endswith(what)) for s in later]
+        totals = [sum(v for n, v in s.values.items() if n.endswith(what)) for s in later]
+        total = [count for count in totals if count]
         tenth = max(1, len(total) // 10)
         figures.append(
             Figure(
@@ -214,7 +191,8 @@ def print_course(samples: Sequence[Sample], num_trials: int) -> None:
     for mark in marks:
         table.add_column(str(mark), justify="right")
     for name in names:
-        shown = [min(samples, key=lambda s: abs(s.trials - mark)) for mark in marks]
+        having = [sample for sample in samples if name in sample.values]
+        shown = [min(having, key=lambda s: abs(s.trials - mark)) for mark in marks]
         table.add_row(name, *(f"{s.values.get(name, float('nan')):.0f}" for s in shown))
     Console().print(table)
 
