@@ -37,7 +37,7 @@ def pytest_terminal_summary(terminalreporter):
         width = max(80, terminalreporter._tw.fullwidth)
         terminalreporter.write(f"\n{_MATRIX.render(width)}")
     if folder := os.environ.get("VPETL_FAULTS"):
-        _MATRIX.write(Path(folder))
+        _MATRIX.keep(Path(folder))
 
 
 @pytest.fixture

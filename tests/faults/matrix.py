@@ -1,7 +1,8 @@
 """What was injected and what came of it, row by row, and the table that `make faults` prints."""
 
+import json
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from statistics import median
 
@@ -44,18 +45,32 @@ class FaultMatrix:
     def __len__(self) -> int:
         return len(self._rows)
 
-    def write(self, folder: Path) -> None:
-        """Keep it: the table as it is printed, and its figures as a benchmark has them."""
+    def keep(self, folder: Path) -> None:
+        """Keep it: rows, the table as it is printed, and its figures as a benchmark has them.
+
+        Rows of an earlier run stay, but for the faults that were injected anew: the matrix may be
+        run a file at a time.
+        """
+        path = folder / "results" / "rows.json"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        before = json.loads(path.read_text()) if path.exists() else []
+        rows = {row["fault"]: FaultRow(**row) for row in before} | self._rows
+        path.write_text(json.dumps([asdict(row) for row in rows.values()], indent=1) + "\n")
+        whole = FaultMatrix()
+        whole._rows = rows
+        (folder / "results" / "table.txt").write_text(whole.render(80))
+        write_summary(folder, self._figures(), keep_others=True)
+
+    def _figures(self) -> list[Figure]:
         figures = []
         for row in self._rows.values():
             for what, count in (("lost", row.lost), ("doubled", row.doubled)):
-                name = f"{row.fault}, {row.injected} times: trials {what}"
+                name = f"{row.fault}: trials {what}"
                 figures.append(Figure(figure=name, value=count, floor=0, better="lower"))
             if row.seconds:
                 name = f"{row.fault}: seconds to recover"
                 figures.append(Figure(figure=name, value=median(row.seconds), unit="s"))
-        write_summary(folder, figures)
-        (folder / "results" / "table.txt").write_text(self.render(80))
+        return figures
 
     def render(self, width: int) -> str:
         table = Table(box=box.SIMPLE_HEAD, title="Faults", title_justify="left")
