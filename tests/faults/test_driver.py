@@ -114,9 +114,8 @@ def test_a_driver_that_is_killed_loses_and_doubles_nothing(
     whole = start("--out", "whole", *words)
     assert whole.wait() == 0, whole.said
     pd.testing.assert_frame_equal(trained(out), trained(project / "whole"))
-    front = front_of_folder(out)
-    assert front == front_of_folder(project / "whole")
-    assert len(front) > 1
+    assert front_of_folder(out) == front_of_folder(project / "whole")
+    assert trained(out).loss.nunique() == trials  # no two trials are alike
     for run in killed.runs:  # Ray's own helpers notice after a minute
         run.wait_until_gone(100)
 
