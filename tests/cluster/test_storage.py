@@ -9,12 +9,11 @@ import threading
 import time
 from pathlib import Path
 
-import boto3
 import pytest
 import torch
-from moto.server import ThreadedMotoServer
 
 from tests.doors.conftest import SPEC
+from tests.s3_server import KEYS, s3_server
 from vpetl_ray.data import prepare_store as preparing
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import DataConfig
@@ -24,27 +23,12 @@ from vpetl_ray.data.shared_store import SharedStore, fetched_once
 from vpetl_ray.errors import DataError
 from vpetl_ray.training.feature_store import FeatureStore
 
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "tester",
-    "AWS_SECRET_ACCESS_KEY": "no-secret-of-anybody",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-}
-
 
 @pytest.fixture(scope="module")
 def s3():
     """The server's environment, as a node has it."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    environment = {**KEYS, "AWS_ENDPOINT_URL": f"http://{host}:{port}"}
-    boto3.client(
-        "s3", endpoint_url=environment["AWS_ENDPOINT_URL"], region_name="us-east-1",
-        aws_access_key_id="tester", aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
-    ).create_bucket(Bucket="lab")  # fmt: skip
-    yield environment
-    server.stop()
+    with s3_server("lab") as address:
+        yield {**KEYS, "AWS_ENDPOINT_URL": address}
 
 
 @pytest.fixture(params=["s3", "path"])

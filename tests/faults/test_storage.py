@@ -6,12 +6,12 @@ import sqlite3
 import time
 from contextlib import closing
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from tests.faults.searches import finished, trials_of, wait_until
 from tests.faults.tracking_proxy import TrackingProxy
+from tests.s3_server import KEYS as S3_KEYS
+from tests.s3_server import s3_server
 from vpetl_ray.data.mirror import Mirror, download_results
 from vpetl_ray.data.results_store import ResultsStore
 from vpetl_ray.data.shared_store import SharedStore
@@ -19,28 +19,14 @@ from vpetl_ray.errors import DataError
 from vpetl_ray.tuning.study_file import StudyFile
 
 pytestmark = pytest.mark.timeout(120)
-KEYS = {
-    "AWS_ACCESS_KEY_ID": "tester",
-    "AWS_SECRET_ACCESS_KEY": "no-secret-of-anybody",
-    "AWS_DEFAULT_REGION": "us-east-1",
-    "AWS_EC2_METADATA_DISABLED": "true",
-    "AWS_MAX_ATTEMPTS": "1",
-}
+KEYS = {**S3_KEYS, "AWS_MAX_ATTEMPTS": "1"}
 
 
 @pytest.fixture(scope="module")
 def s3():
     """The address of a server with a bucket."""
-    server = ThreadedMotoServer("127.0.0.1", 0, verbose=False)
-    server.start()
-    host, port = server.get_host_and_port()
-    address = f"http://{host}:{port}"
-    boto3.client(
-        "s3", endpoint_url=address, region_name="us-east-1", aws_access_key_id="tester",
-        aws_secret_access_key=KEYS["AWS_SECRET_ACCESS_KEY"],
-    ).create_bucket(Bucket="lab")  # fmt: skip
-    yield address
-    server.stop()
+    with s3_server("lab") as address:
+        yield address
 
 
 @pytest.fixture
