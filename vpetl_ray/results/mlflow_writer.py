@@ -16,13 +16,13 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
-from mlflow import MlflowClient
 from mlflow.entities import Metric, Param, Run, RunTag
 
 from vpetl_ray.addresses import redact
 from vpetl_ray.results.front import ppt
 from vpetl_ray.results.labels import trial_label
 from vpetl_ray.results.mlflow_query import tag_is
+from vpetl_ray.results.mlflow_store import open_store
 from vpetl_ray.results.mlflow_views import TRAINING_PAGES, search_views, seed_views
 from vpetl_ray.results.records import Scalar, TrialRecord, TrialState
 from vpetl_ray.results.registration import Registration
@@ -72,7 +72,7 @@ class MlflowWriter:
 
     def __init__(self, info: TrackingInfo) -> None:
         self._info = info
-        self._client = MlflowClient(tracking_uri=info.uri)
+        self._client = open_store(info.uri, is_own=info.artifact_location is not None)
         self._is_described = False
         self._experiment_id = self._find_or_make_experiment()
         self.parent_run_id = self._find_or_make_parent()
