@@ -1,9 +1,13 @@
 """Several searches on one cluster: who gets how many groups, and who lets some go."""
 
 import math
+import subprocess
+import sys
+import time
 from dataclasses import replace
 
 import pytest
+import ray
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -163,3 +167,34 @@ def test_searches_read_of_each_other_and_a_silent_one_is_forgotten(ray_cluster):
     assert mine.others() == []
     mine.withdraw()
     assert ClaimsBoard().others() == []
+
+
+DRIVER = """
+import sys, time
+from vpetl_ray.tuning.claims_board import ClaimsBoard
+from vpetl_ray.tuning.cluster import plan_groups, ray_session
+from vpetl_ray.tuning.fair_shares import Claim
+with ray_session(sys.argv[1]):
+    plan = plan_groups([{"CPU": 2.0}], num_groups=1, workers_per_group=1, cpus_per_worker=1,
+                       gpus_per_worker=0)
+    ClaimsBoard().write(Claim.of(plan, began=1.0, search="killed"))
+    print("written", flush=True)
+    time.sleep(60)
+"""
+
+
+def test_a_search_whose_driver_was_killed_counts_no_more(ray_cluster):
+    """Not even for who looks for the first time, and has not seen it silent for a while."""
+    address = ray.get_runtime_context().gcs_address
+    command = [sys.executable, "-W", "ignore", "-c", DRIVER, address]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as driver:
+        try:
+            assert "written" in driver.stdout.readline()
+            assert [c.search for c in ClaimsBoard().others()] == ["killed"]
+        finally:
+            driver.kill()
+    before = time.monotonic()
+    while ClaimsBoard().others() and time.monotonic() < before + GONE_SECONDS:
+        time.sleep(0.05)
+    assert ClaimsBoard().others() == []
+    assert time.monotonic() - before < GONE_SECONDS / 3

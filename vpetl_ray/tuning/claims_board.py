@@ -1,8 +1,9 @@
 """Where the searches on one cluster say what they want and have: a table in Ray's own store.
 
-Each driver writes its line every few seconds and reads those of the others. A line that no longer
-changes is of a driver that is gone, and counts no more; clocks of different machines are never
-compared, except to say who of two began first.
+Each driver writes its line every few seconds and reads those of the others. A line counts no more
+once Ray says that its driver is gone, which it knows at once of a process that was killed, or once
+it no longer changes: a driver may hang, or its machine be cut off. Clocks of different machines are
+never compared, except to say who of two began first.
 """
 
 from __future__ import annotations
@@ -10,9 +11,12 @@ from __future__ import annotations
 import itertools
 import json
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, fields
+from typing import Any
 
+import ray
+from ray._private import state
 from ray.experimental import internal_kv as store
 
 from vpetl_ray.tuning.fair_shares import Claim
@@ -38,25 +42,27 @@ class ClaimsBoard:
     def write(self, claim: Claim) -> None:
         """Write or renew the own line."""
         self._own = _PREFIX + claim.search.encode()
-        line = {"beat": next(self._beats), **asdict(claim)}
+        job = ray.get_runtime_context().get_job_id()
+        line = {"beat": next(self._beats), "job": job, **asdict(claim)}
         store._internal_kv_put(self._own, json.dumps(line).encode(), overwrite=True)
 
     def others(self) -> list[Claim]:
         """Read what the others have written, of those that still do."""
         now, found = self._clock(), []
-        for key in store._internal_kv_list(_PREFIX):
-            if key == self._own:
-                continue
+        keys = [key for key in store._internal_kv_list(_PREFIX) if key != self._own]
+        ended = _ended_jobs() if keys else set()
+        for key in keys:
             line = store._internal_kv_get(key)
             if line is None:
                 continue
             before, since = self._seen.get(key, (b"", now))
             since = now if line != before else since
             self._seen[key] = (line, since)
-            if now - since > GONE_SECONDS:
+            written = _read(line)
+            if now - since > GONE_SECONDS or written.get("job") in ended:
                 store._internal_kv_del(key)
                 continue
-            found.append(_claim(line))
+            found.append(_claim(written))
         return [claim for claim in found if claim is not None]
 
     def withdraw(self) -> None:
@@ -66,11 +72,21 @@ class ClaimsBoard:
             self._own = None
 
 
-def _claim(line: bytes) -> Claim | None:
-    """Read a line; None if it is damaged, or of a version that says other things."""
+def _ended_jobs() -> set[str]:
+    """Ids of the drivers that Ray knows to be gone."""
+    jobs = state.jobs()  # type: ignore[no-untyped-call]
+    return {job["JobID"] for job in jobs if job["IsDead"]}
+
+
+def _read(line: bytes) -> dict[str, Any]:
+    """Read a line; nothing if it is damaged."""
     try:
-        written = dict(json.loads(line))
+        return dict(json.loads(line))
     except (ValueError, TypeError):
-        return None
+        return {}
+
+
+def _claim(written: Mapping[str, Any]) -> Claim | None:
+    """Make a claim of a line; None if it is of a version that says other things."""
     names = {field.name for field in fields(Claim)}
     return Claim(**{name: written[name] for name in names}) if names <= written.keys() else None
