@@ -187,7 +187,7 @@ class SearchFiles:
             self._is_dirty.wait()
             is_last = self._is_closing.is_set()
             self._is_dirty.clear()
-            begun = time.monotonic()
+            begun = time.thread_time()  # a slow disk keeps nobody from the interpreter
             try:
                 self._write(is_last=is_last)
                 self._error = None
@@ -197,8 +197,8 @@ class SearchFiles:
                 self._error = error
             if is_last:
                 return
-            rest = (time.monotonic() - begun) / LARGEST_SHARE
-            self._is_closing.wait(min(max(SECONDS_BETWEEN_WRITES, rest), SECONDS_BETWEEN_PAGES))
+            rest = (time.thread_time() - begun) / LARGEST_SHARE
+            self._is_closing.wait(max(SECONDS_BETWEEN_WRITES, rest))
 
     def _write(self, *, is_last: bool) -> None:
         with self._lock:
