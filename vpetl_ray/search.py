@@ -124,7 +124,10 @@ def _mirrored(console: Console, mirror: Mirror | None) -> Iterator[None]:
     except BaseException as error:
         is_over = isinstance(error, typer.Exit | KeyboardInterrupt)
         try:
-            mirror.finish(SECONDS_FOR_COPY_INTERRUPTED if is_over else SECONDS_FOR_COPY)
+            short = SECONDS_FOR_COPY_INTERRUPTED
+            mirror.finish(
+                short if is_over else SECONDS_FOR_COPY, at_most=short if is_over else None
+            )
         except DataError as problem:
             typer.echo(str(problem), err=True)
         raise

@@ -19,7 +19,7 @@ from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import DataConfig
 from vpetl_ray.data.node_copy import local_clips
 from vpetl_ray.data.prepare_store import prepare_store
-from vpetl_ray.data.shared_store import SharedStore, fetched_once
+from vpetl_ray.data.shared_store import WHOLE, SharedStore, fetched_once
 from vpetl_ray.errors import DataError
 from vpetl_ray.training.feature_store import FeatureStore
 
@@ -57,6 +57,32 @@ def test_a_folder_comes_back_as_it_was_and_counts_only_when_it_is_whole(store_ur
     for name in ("a", "b"):
         assert (tmp_path / "got" / name).read_bytes() == (made / name).read_bytes()
     assert sorted(path.name for path in (tmp_path / "got").iterdir()) == ["a", "b"]
+
+
+def test_who_reads_a_file_that_is_being_replaced_has_the_old_one(store_url, tmp_path):
+    store = SharedStore(store_url)
+    store.write("x/a", b"old")
+    os.mkfifo(tmp_path / "slow")
+    copy = threading.Thread(target=store.push_file, args=("x/a", tmp_path / "slow"))
+    copy.start()
+    with (tmp_path / "slow").open("wb", buffering=0) as source:
+        source.write(b"new")
+        time.sleep(0.2)
+        assert store.read("x/a") == b"old"
+    copy.join()
+    assert store.read("x/a") == b"new"
+
+
+def test_a_folder_with_half_a_list_is_not_there_and_is_made_again(store_url, tmp_path):
+    store = SharedStore(store_url, beat_seconds=0.2)
+    made = folder_with(tmp_path, a=b"bytes")
+    store.push("x", made)
+    store.write(f"x/{WHOLE}", store.read(f"x/{WHOLE}")[:-1])
+    assert not store.fetch("x", tmp_path / "got")
+    with store.claim("x") as is_mine:
+        assert is_mine
+        store.push("x", made)
+    assert store.fetch("x", tmp_path / "got")
 
 
 def test_of_many_processes_of_a_node_one_fetches(store_url, tmp_path, monkeypatch):

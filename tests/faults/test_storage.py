@@ -3,6 +3,7 @@
 import json
 import signal
 import sqlite3
+import threading
 import time
 from contextlib import closing
 
@@ -160,6 +161,40 @@ def test_a_storage_that_fails_at_the_start_is_one_sentence(door, url, mode):
         Mirror(url).fetch()
     assert "\n" not in str(caught.value)
     assert time.monotonic() - began < 60
+
+
+def test_after_ctrl_c_a_storage_that_hangs_is_given_up_in_time(door, url):
+    """With a copy under way, too, which the last one waits for."""
+    mirror = Mirror(url)
+    mirror.fetch()
+    write(mirror.folder, "t0000")
+    door.mode = "hang"
+    began = time.monotonic()
+    with pytest.raises(DataError, match=r"not copied in 1 seconds; they are in .*, and copied by"):
+        mirror.finish(1, at_most=1)
+    assert time.monotonic() - began < 5
+
+
+def test_files_that_come_and_go_are_no_failure(door, url):
+    """As the temporary ones do of whatever is written in the folder."""
+    mirror = Mirror(url)
+    write(mirror.folder, "t0000")
+    is_over = threading.Event()
+
+    def come_and_go():
+        while not is_over.is_set():
+            (mirror.folder / "x").touch()
+            (mirror.folder / "x").unlink()
+
+    other = threading.Thread(target=come_and_go)
+    other.start()
+    try:
+        until = time.monotonic() + 1
+        while time.monotonic() < until:
+            mirror._changed()
+    finally:
+        is_over.set()
+        other.join()
 
 
 @pytest.mark.faults

@@ -93,17 +93,35 @@ class Mirror:
         self._thread = threading.Thread(target=self._run, name="results-mirror", daemon=True)
         self._thread.start()
 
-    def finish(self, patience: float) -> None:
+    def finish(self, patience: float, *, at_most: float | None = None) -> None:
         """Copy the last changes.
 
         Args:
-            patience: seconds for which it is tried again.
+            patience: seconds for which it is tried again. The last try may end later: one that is
+                at work is not cut off, and storage that hangs is known to within a minute.
+            at_most: seconds after which it is given up, whatever it is at; None: never.
 
         Raises:
             DataError: they could not be copied; they are in `folder`, from where the same command
                 with `--resume` copies them.
         """
         self._is_over.set()
+        problems: list[Exception] = []
+        last = threading.Thread(
+            target=self._copy_last, args=(patience, problems), name="results-last", daemon=True
+        )
+        last.start()
+        last.join(at_most)
+        if last.is_alive():
+            problems.append(TimeoutError(f"they were not copied in {at_most:.0f} seconds"))
+        if problems:
+            raise DataError(
+                f"the last results are not at {self.url}: {problems[-1]}; they are in "
+                f"{self.folder}, and copied by going on on this machine"
+            ) from problems[-1]
+
+    def _copy_last(self, patience: float, problems: list[Exception]) -> None:
+        """Try until it succeeds; what went wrong at last goes to `problems`."""
         if self._thread is not None:
             self._thread.join()
         deadline, pause = time.monotonic() + patience, 1.0
@@ -112,10 +130,7 @@ class Mirror:
                 return self._push()
             except _FAILURES as error:
                 if time.monotonic() + pause > deadline:
-                    raise DataError(
-                        f"the last results are not at {self.url}: {error}; they are in "
-                        f"{self.folder}, and copied by going on on this machine"
-                    ) from error
+                    return problems.append(error)
             time.sleep(pause)
             pause = min(2 * pause, 10.0)
         return None
@@ -156,10 +171,13 @@ class Mirror:
         (self.folder.parent / _MARK).write_text(json.dumps(mark))
 
     def _changed(self) -> bool:
-        seen = {
-            str(path): (path.stat().st_mtime_ns, path.stat().st_size)
-            for path in self.folder.rglob("*")
-            if path.is_file()
-        }
+        try:
+            seen = {
+                str(path): (path.stat().st_mtime_ns, path.stat().st_size)
+                for path in self.folder.rglob("*")
+                if path.is_file()
+            }
+        except FileNotFoundError:  # one was removed between two looks
+            return True
         is_new, self._sent = seen != self._sent, seen
         return is_new

@@ -31,6 +31,8 @@ STORE_VARIABLE = "VPETL_STORE"
 WHOLE = ".whole.json"
 """The list of a folder's files, beside them."""
 _CHUNK = 16 * 2**20
+_ASIDE = "aside"
+"""How the name of a file ends that is still being written."""
 _SECONDS_TO_CONNECT, _SECONDS_OF_SILENCE, _ATTEMPTS = 5, 10, 3
 _FAILURES = (OSError, pa.ArrowException)
 
@@ -84,13 +86,13 @@ class SharedStore:
         Raises:
             DataError: the store cannot be read.
         """
-        listed = self.read(f"{name}/{WHOLE}")
+        listed = self._listed(name)
         with self._explained():
             if listed is None:
                 return False
             temporary = target.parent / f".{target.name}.{secrets.token_hex(4)}"
             try:
-                for relative, size in json.loads(listed).items():
+                for relative, size in listed.items():
                     place = place_within(temporary, relative, self.url)
                     place.parent.mkdir(parents=True, exist_ok=True)
                     self.get_file(f"{name}/{relative}", place)
@@ -119,7 +121,7 @@ class SharedStore:
         self.write(f"{name}/{WHOLE}", json.dumps(files).encode())
 
     def push_file(self, name: str, source: Path) -> None:
-        """Copy one file into the store; who reads it sees the old one or the new one.
+        """Copy one file into the store; who reads it sees the old one or the new one (not of HDFS).
 
         Raises:
             FileNotFoundError: there is no such file here.
@@ -180,7 +182,15 @@ class SharedStore:
         Raises:
             DataError: the store cannot be read.
         """
-        return self.read(f"{name}/{WHOLE}") is not None
+        return self._listed(name) is not None
+
+    def _listed(self, name: str) -> dict[str, int] | None:
+        """Read the sizes of a folder's files by name; None where it is not there, or not whole."""
+        content = self.read(f"{name}/{WHOLE}")
+        try:
+            return None if content is None else dict(json.loads(content))
+        except (ValueError, TypeError):  # half of a list, from a file system that was full
+            return None
 
     @contextmanager
     def claim(self, name: str) -> Iterator[bool]:
@@ -216,6 +226,7 @@ class SharedStore:
         alive = [
             file.base_name
             for file in found
+            if file.is_file and file.extension != _ASIDE
             if file.base_name == mine or now - file.mtime.timestamp() < 6 * self._beat
         ]
         return min(alive, default=mine)
@@ -230,10 +241,20 @@ class SharedStore:
 
     @contextmanager
     def _opened(self, name: str) -> Iterator[pa.NativeFile]:
-        if isinstance(self._fs, fs.LocalFileSystem):
-            self._fs.create_dir(str(Path(self._path(name)).parent), recursive=True)
-        with self._fs.open_output_stream(self._path(name)) as out:
-            yield out
+        """Open what takes the name when the block ends well; object storage does that by itself."""
+        path = self._path(name)
+        if not isinstance(self._fs, fs.LocalFileSystem):
+            with self._fs.open_output_stream(path) as out:
+                yield out
+            return
+        aside = Path(f"{path}.{secrets.token_hex(4)}.{_ASIDE}")
+        aside.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            with self._fs.open_output_stream(str(aside)) as out:
+                yield out
+            aside.replace(path)
+        finally:
+            aside.unlink(missing_ok=True)
 
     @contextmanager
     def _explained(self) -> Iterator[None]:
