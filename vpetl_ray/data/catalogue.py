@@ -56,6 +56,8 @@ class Source:
     """Whether it has pictures, which have one moment only."""
     options: tuple[str, ...] = ()
     """Fields of `DataConfig` that only some sources know, and this one does."""
+    names_paths: bool = False
+    """Whether a list of the user's names each video: opening it looks where they lie, by line."""
     defaults: Mapping[str, Any] = field(default_factory=dict)
     """Fields of `ClipSpec` and `ViewSpec` that differ from their defaults for this source."""
 
@@ -130,7 +132,10 @@ SOURCES: Mapping[str, Source] = {
     ),
     "folder": Source(open=_open_folder, options=("outside_paths",)),
     "csv": Source(
-        open=_open_csv, path_is="the CSV file that lists its videos", options=("outside_paths",)
+        open=_open_csv,
+        path_is="the CSV file that lists its videos",
+        options=("outside_paths",),
+        names_paths=True,
     ),
     "hmdb51": Source(
         open=_open_hmdb51,
@@ -221,6 +226,6 @@ def open_data_set(
             outside_paths=outside_paths,
         )
     )
-    if "outside_paths" in entry.options and not outside_paths:
+    if "outside_paths" in entry.options and not (outside_paths or entry.names_paths):
         check_inside(found)
     return found
