@@ -145,7 +145,7 @@ class ExpectedImprovementSampler:
         if not waiting:
             return Worth(of_waiting=(), of_new=None)
         places = {number: place for place, number in enumerate(fitted.numbers)}
-        # What did not make it into the model is beaten by a hundred that did.
+        # Front by front, a hundred come before what the model was not fitted on: it comes last.
         known = [belief for belief in waiting if belief.number in places]
         left_K = np.array([1.0 - belief.epoch / belief.epochs for belief in known])
         gain_K = self._gains_of_waiting(fitted, [places[b.number] for b in known], left_K)
