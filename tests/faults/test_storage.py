@@ -9,8 +9,8 @@ from contextlib import closing
 
 import pytest
 
+from tests.faults.faulty_proxy import FaultyProxy
 from tests.faults.searches import finished, trials_of, wait_until
-from tests.faults.tracking_proxy import TrackingProxy
 from tests.s3_server import KEYS as S3_KEYS
 from tests.s3_server import s3_server
 from vpetl_ray.data.mirror import Mirror, download_results
@@ -33,7 +33,7 @@ def s3():
 @pytest.fixture
 def door(s3, monkeypatch, tmp_path):
     """What stands in front of it, and answers as its `mode` says."""
-    with TrackingProxy(s3) as proxy:
+    with FaultyProxy(s3) as proxy:
         for name, value in {**KEYS, "AWS_ENDPOINT_URL": proxy.uri}.items():
             monkeypatch.setenv(name, value)
         monkeypatch.setenv("VPETL_CACHE", str(tmp_path / "one"))

@@ -11,8 +11,8 @@ import typer
 from mlflow import MlflowClient
 from typer.testing import CliRunner
 
+from tests.faults.faulty_proxy import FaultyProxy
 from tests.faults.searches import finished, wait_until
-from tests.faults.tracking_proxy import TrackingProxy
 from tests.local_server import mlflow_server
 from tests.results.conftest import make_record
 from vpetl_ray.results.records import TrialState
@@ -36,13 +36,14 @@ def told(uri):
     return trials, [r.info.status for r in runs if "vpetl.trial_id" not in r.data.tags]
 
 
-def sync(*words, **env):
+def sync(out, *words):
+    """Run it beside the results: MLflow puts artifacts of a store of the user's own where it is."""
     return subprocess.run(
-        [sys.executable, "-W", "ignore", "-m", "vpetl_ray.sync", *map(str, words)],
+        [sys.executable, "-W", "ignore", "-m", "vpetl_ray.sync", str(out), *words],
         capture_output=True,
         text=True,
         check=False,
-        **env,
+        cwd=out.parent,
     )
 
 
@@ -63,7 +64,7 @@ def test_a_server_that_only_answers_500_costs_nothing_and_is_told_later(
 ):
     """And its password is nowhere: not in what is said, not in any file, not in MLflow."""
     out = project / "out"
-    with TrackingProxy(mode="500") as proxy:
+    with FaultyProxy(mode="500") as proxy:
         uri = f"http://tester:{PASSWORD}@127.0.0.1:{proxy.port}"
         search = start("--out", out, *FEW, MLFLOW_TRACKING_URI=uri, MY_API_TOKEN=PASSWORD)
         assert search.wait() == 0, search.said
@@ -175,7 +176,7 @@ def test_a_real_server_that_fails_for_a_while_has_each_trial_once(
     start, project, server, record_fault, fault, first, then, last
 ):
     out = project / "out"
-    with TrackingProxy(server, first) as proxy:
+    with FaultyProxy(server, first) as proxy:
         before = time.monotonic()
         search = start("--out", out, *FEW, "--set", f"tracking.experiment={fault}",
                        MLFLOW_TRACKING_URI=proxy.uri)  # fmt: skip

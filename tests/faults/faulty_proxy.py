@@ -1,4 +1,4 @@
-"""A server in front of MLflow's that can be away, slow, or broken."""
+"""What stands in front of an HTTP server (MLflow's, S3) and can be away, slow, or broken."""
 
 import contextlib
 import http.client
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 OWN_HEADERS = {"connection", "transfer-encoding", "server", "date"}
 
 
-class TrackingProxy:
+class FaultyProxy:
     """Answers on a port of its own, as `mode` says.
 
     Attributes:
