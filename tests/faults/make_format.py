@@ -5,8 +5,8 @@
 Each is checked out beside this one and searches in its own code: a few trials on a few real videos,
 until `trials` of them are finished and some wait at a rung; then its driver is killed. What is left
 in the results folder is kept under `formats/DATE-COMMIT`, but for what nothing is read from again
-(MLflow's store, pages and pictures). To be run at each release; `test_formats.py` goes on with
-every one of them.
+(MLflow's store, pages and pictures, the front's table). To be run at each release;
+`test_formats.py` goes on with every one of them.
 """
 
 from __future__ import annotations
@@ -42,8 +42,9 @@ search: {trials: 12, start: [linear_probe], sampler: SAMPLER}
 resources: {groups: 1}
 """
 NOT_KEPT = shutil.ignore_patterns(
-    "mlflow.db*", "mlartifacts", "*.html", "*.png", "*.md", "*.svg", "*-shm", ".lock", ".*.tmp*"
-)
+    "mlflow.db*", "mlartifacts", "front.parquet", "*.html", "*.png", "*.md", "*.svg", "*-shm",
+    ".lock", ".*.tmp*",
+)  # fmt: skip
 
 
 def store(commit: str, trials: int) -> Path:

@@ -16,6 +16,7 @@ from tests.faults.searches import finished, trials_of
 from tests.faults.test_driver import count_faults
 from vpetl_ray.errors import SpecError
 from vpetl_ray.results.records import TrialState
+from vpetl_ray.results.search_folder import read_search
 from vpetl_ray.results.waiting_records import WAITING_FILE, read_waiting
 from vpetl_ray.results_folder import check_folder
 from vpetl_ray.spec.load import load_spec
@@ -57,6 +58,8 @@ def test_a_stored_state_is_read(out):
     ended = [row.record for row in rows if row.record is not None]
     assert sum(record.state is TrialState.COMPLETE for record in ended) >= 1
     assert all(row.values for row in rows if row.record is not None or row.number < 3)
+    shown = read_search(out)  # as `report` and `compare` do; tables are a moment behind the study
+    assert {record.id for record in shown.records} & set(records(out))
     kept = RungCheckpoints(out / "paused")
     paused = sorted(path.stem for path in (out / "paused").glob("*.pt"))
     assert all(kept.read(trial) for trial in paused)
