@@ -164,7 +164,6 @@ def test_a_storage_that_fails_at_the_start_is_one_sentence(door, url, mode):
 
 
 def test_after_ctrl_c_a_storage_that_hangs_is_given_up_in_time(door, url):
-    """With a copy under way, too, which the last one waits for."""
     mirror = Mirror(url)
     mirror.fetch()
     write(mirror.folder, "t0000")
