@@ -11,9 +11,8 @@ from rich.console import Console
 from vpetl_ray.confirm_source import ConfirmPlan, plan_confirmation
 from vpetl_ray.door_options import MAX_SEED, Address
 from vpetl_ray.errors import SearchError, VpetlError
-from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, end_interrupted, fail
+from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, end_interrupted, fail, run_door
 from vpetl_ray.results.records import TrialState
-from vpetl_ray.stop_signals import sigterm_unwinds
 
 
 def confirm(
@@ -109,10 +108,7 @@ def _confirm(console: Console, plan: ConfirmPlan, *, address: str | None) -> Non
 
 def main() -> None:
     """Run the command; also installed as `vpetl-confirm`."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(confirm)
-    with sigterm_unwinds():
-        app()
+    run_door(confirm)
 
 
 if __name__ == "__main__":

@@ -2,18 +2,33 @@
 
 from __future__ import annotations
 
+import gc
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from signal import SIGTERM
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from vpetl_ray.results.tracking import TrackingReport
-from vpetl_ray.stop_signals import ended_by, exit_code
+from vpetl_ray.stop_signals import ended_by, exit_code, sigterm_unwinds
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
+
+
+def run_door(command: Callable[..., Any]) -> None:
+    """Run a command line of its own process, SIGTERM unwinding it."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(command)
+    try:
+        with sigterm_unwinds():
+            app()
+    finally:
+        # The interpreter's last collections would go through all that torch, Ray and MLflow left
+        # behind, for 2 s after the last line, only to give it to a system that takes it anyhow.
+        gc.freeze()
 
 
 def fail(message: str, code: int) -> NoReturn:

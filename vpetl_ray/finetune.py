@@ -15,6 +15,7 @@ from vpetl_ray.exits import (
     EXIT_INPUT,
     end_interrupted,
     fail,
+    run_door,
     say_what_mlflow_lacks,
     say_where,
 )
@@ -22,7 +23,6 @@ from vpetl_ray.finetune_source import Chosen, Request, choose
 from vpetl_ray.profile_table import say_profile
 from vpetl_ray.results.records import TrialState
 from vpetl_ray.results_folder import check_new_folder
-from vpetl_ray.stop_signals import sigterm_unwinds
 
 
 def finetune(
@@ -148,10 +148,7 @@ def _distinct(seeds: list[int]) -> list[int]:
 
 def main() -> None:
     """Run the command; also installed as `vpetl-finetune`."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(finetune)
-    with sigterm_unwinds():
-        app()
+    run_door(finetune)
 
 
 if __name__ == "__main__":

@@ -22,6 +22,7 @@ from vpetl_ray.exits import (
     EXIT_INPUT,
     end_interrupted,
     fail,
+    run_door,
     say_what_mlflow_lacks,
     say_where,
 )
@@ -30,7 +31,6 @@ from vpetl_ray.profile_table import say_profile
 from vpetl_ray.results_folder import check_folder, default_runs, results_url
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
-from vpetl_ray.stop_signals import sigterm_unwinds
 
 if TYPE_CHECKING:
     from vpetl_ray.data.mirror import Mirror
@@ -217,10 +217,7 @@ def _resume_command() -> str:
 
 def main() -> None:
     """Run the command; also installed as `vpetl-search`."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(search)
-    with sigterm_unwinds():
-        app()
+    run_door(search)
 
 
 if __name__ == "__main__":

@@ -1,9 +1,9 @@
 """The list of configs as Ray's guide to tuning with Ray Train would train it.
 
 A `Tuner` over a function that runs `TorchTrainer(...).fit()` with `TuneReportCallback`, and in it a
-loop over clips that pytorchvideo decodes anew in every epoch. Model, recipe and seed are ours (its
-step is our fast one), so what differs is the orchestration, the decoding, and that what is frozen
-is run in every epoch. A linear probe may keep its features for its own epochs.
+loop over clips that pytorchvideo decodes anew in every epoch. The model is torchvision's Video Swin
+(`plain_training.py`), or with `steps="ours"` our model and its fast step, so that what differs is
+the orchestration, the decoding, and that what is frozen is run in every epoch.
 """
 
 from __future__ import annotations
@@ -11,11 +11,11 @@ from __future__ import annotations
 import json
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import ray
 import ray.train.torch
@@ -24,8 +24,9 @@ from pytorchvideo.data.encoded_video import EncodedVideo
 from ray import tune
 from ray.tune.integration.ray_train import TuneReportCallback
 
+from benchmarks.makespan.plain_training import plain_model, train_plainly
 from vpetl_ray.data.demo import DEMO_CHECKPOINT
-from vpetl_ray.models.arch import get_arch
+from vpetl_ray.models.arch import SwinArch, get_arch
 from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
 from vpetl_ray.petl.attach import attach
@@ -34,6 +35,7 @@ from vpetl_ray.training.loop import FineTuning
 from vpetl_ray.training.recipe import Recipe
 from vpetl_ray.tuning.cluster import ray_session
 
+Steps = Literal["torchvision", "ours"]
 NEAR_DRIVER = {"node:__internal_head__": 0.001}
 """What a trial's own actor asks for: no CPU, so that all of them train."""
 
@@ -76,16 +78,35 @@ def decode(path: str) -> torch.Tensor:
 
 def train_one(config: dict[str, Any]) -> None:
     """Ray Train's function: one trial, from nothing."""
-    model = build_model(get_arch("swin3d_nano"), config["num_classes"])
-    load_backbone(model, DEMO_CHECKPOINT)
-    recipe = Recipe.from_dict(config["recipe"])
+    arch = get_arch("swin3d_nano")
+    assert isinstance(arch, SwinArch)
+    recipe, petl = Recipe.from_dict(config["recipe"]), PetlConfig.from_dict(config["petl"])
     train, val = (DecodedVideos(config["videos"][split]) for split in ("train", "val"))
-    attached = attach(model, PetlConfig.from_dict(config["petl"]), seed=config["seed"])
-    tuning = FineTuning(model, attached, train, val, recipe, seed=config["seed"])
+    num_classes, seed = config["num_classes"], config["seed"]
+    if config["steps"] == "torchvision":
+        model = plain_model(arch, num_classes, DEMO_CHECKPOINT, petl, seed=seed)
+        epochs = train_plainly(model, train, val, recipe, seed=seed)
+    else:
+        epochs = _train_with_our_step(arch, num_classes, petl, train, val, recipe, seed)
+    for epoch, top1 in enumerate(epochs, start=1):
+        ray.train.report({"top1": top1, "epoch": epoch})
+    Path(config["top1_file"]).write_text(str(top1))
+
+
+def _train_with_our_step(
+    arch: SwinArch,
+    num_classes: int,
+    petl: PetlConfig,
+    train: DecodedVideos,
+    val: DecodedVideos,
+    recipe: Recipe,
+    seed: int,
+) -> Iterator[float]:
+    model = build_model(arch, num_classes)
+    load_backbone(model, DEMO_CHECKPOINT)
+    tuning = FineTuning(model, attach(model, petl, seed=seed), train, val, recipe, seed=seed)
     while not tuning.done:
-        result = tuning.run_epoch()
-        ray.train.report({"top1": result.top1, "epoch": result.epoch})
-    Path(config["top1_file"]).write_text(str(result.top1))
+        yield tuning.run_epoch().top1
 
 
 def run_plain(
@@ -95,6 +116,7 @@ def run_plain(
     num_classes: int,
     seed: int,
     num_concurrent: int,
+    steps: Steps,
     results: Path,
 ) -> float:
     """Train them, a line for each in `results`; returns seconds, Ray's start among them."""
@@ -114,6 +136,7 @@ def run_plain(
                     "videos": ray.get(shared),
                     "num_classes": num_classes,
                     "seed": seed,
+                    "steps": steps,
                     "top1_file": str(top1_file),
                 },
                 scaling_config=ray.train.ScalingConfig(

@@ -8,6 +8,7 @@ AdaptFormer's own code does, in the fewest lines.
 from __future__ import annotations
 
 import tempfile
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import MethodType
 
@@ -19,7 +20,7 @@ from torchvision.models.video import swin_transformer as tv
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 from transformers.models.videomae import modeling_videomae as hf
 
-from vpetl_ray.models.arch import Arch, SwinArch, ViTArch
+from vpetl_ray.models.arch import Arch, BlockSite, SwinArch, ViTArch
 from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
 from vpetl_ray.petl.attach import Attached, attach
@@ -38,8 +39,42 @@ class Bottleneck(nn.Module):
         self.activation = activation
         self.up = nn.Linear(width, out_dim)
 
-    def forward(self, z: Tensor) -> Tensor:
+    def change(self, z: Tensor) -> Tensor:
         return self.up(self.activation(self.down(z)))
+
+
+class Adapter(Bottleneck):
+    """Beside the MLP, which turned z into h, or after it."""
+
+    def __init__(
+        self, dim: int, width: int, *, scale: float = ADAPTER_SCALE, is_sequential: bool = False
+    ) -> None:
+        super().__init__(dim, width, dim, nn.ReLU())
+        self.scale, self.is_sequential = scale, is_sequential
+
+    def forward(self, z: Tensor, h: Tensor) -> Tensor:
+        return h + self.scale * self.change(h if self.is_sequential else z)
+
+
+class Patt(Bottleneck):
+    """Beside some of queries, keys and values, which z turned into."""
+
+    def __init__(
+        self, dim: int, width: int, *, targets: Sequence[str] = "kv", scale: float = PATT_SCALE
+    ) -> None:
+        super().__init__(dim, width, len(targets) * dim, nn.Tanh())
+        self.scale, self.targets = scale, targets
+
+    def forward(self, z: Tensor, q: Tensor, k: Tensor, v: Tensor) -> tuple[Tensor, ...]:
+        more = (self.scale * self.change(z)).chunk(len(self.targets), -1)
+        parts = {"q": q, "k": k, "v": v}
+        for target, part in zip(self.targets, more, strict=True):
+            parts[target] = parts[target] + part
+        return tuple(parts.values())
+
+
+MakeMethods = Callable[[BlockSite], dict[str, Bottleneck]]
+"""What goes into a block, called `adapter` and `patt`."""
 
 
 def make_pair(
@@ -49,7 +84,8 @@ def make_pair(
 
     Up-projections are moved off zero, so that every gradient has something to say.
     """
-    peer = _swin(arch, num_classes) if isinstance(arch, SwinArch) else _vit(arch, size, num_classes)
+    is_swin = isinstance(arch, SwinArch)
+    peer = plain_swin(arch, num_classes) if is_swin else _vit(arch, size, num_classes)
     ours = build_model(arch, num_classes)
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "peer.pth"
@@ -64,10 +100,14 @@ def make_pair(
         for parameter in attached.trainable.values():
             parameter.add_(torch.randn_like(parameter) * 0.02)
     peer.requires_grad_(requires_grad=False)
-    insert = _into_swin if isinstance(arch, SwinArch) else _into_vit
-    insert(peer, adapter, patt)
+    insert = insert_into_swin if is_swin else _into_vit
+    insert(peer, arch, lambda site: _bapat(site.dim, adapter, patt))
     copy_trainable(attached, peer)
     return peer, attached
+
+
+def _bapat(dim: int, adapter: int, patt: int) -> dict[str, Bottleneck]:
+    return {"adapter": Adapter(dim, adapter), "patt": Patt(dim, patt)}
 
 
 def copy_trainable(attached: Attached, peer: nn.Module) -> None:
@@ -81,20 +121,25 @@ def copy_trainable(attached: Attached, peer: nn.Module) -> None:
 
 def trainable_by_our_name(peer: nn.Module, arch: Arch) -> dict[str, nn.Parameter]:
     """What the peer trains, called as `Attached.trainable` calls it."""
-    places = iter(arch.blocks())
     found: dict[str, nn.Parameter] = {}
-    for module in peer.modules():
-        if hasattr(module, "adapter"):
-            site = next(places)
-            for kind in ("adapter", "patt"):
+    for site, block in zip(arch.blocks(), _blocks_of(peer), strict=True):
+        for kind in ("adapter", "patt"):
+            if hasattr(block, kind):
                 prefix = f"{kind}.stage{site.stage}.block{site.block}."
-                bottleneck: Bottleneck = getattr(module, kind)
+                bottleneck: Bottleneck = getattr(block, kind)
                 found |= {prefix + name: p for name, p in bottleneck.named_parameters()}
     head = peer.head if isinstance(arch, SwinArch) else peer.classifier
+    if not head.weight.requires_grad:
+        return found
     return found | {f"head.{name}": p for name, p in head.named_parameters()}
 
 
-def _swin(arch: SwinArch, num_classes: int) -> nn.Module:
+def _blocks_of(peer: nn.Module) -> list[nn.Module]:
+    kinds = (SwinTransformerBlock, hf.VideoMAELayer)
+    return [module for module in peer.modules() if isinstance(module, kinds)]
+
+
+def plain_swin(arch: SwinArch, num_classes: int) -> nn.Module:
     return tv.SwinTransformer3d(
         patch_size=list(arch.patch_size),
         embed_dim=arch.embed_dim,
@@ -106,24 +151,34 @@ def _swin(arch: SwinArch, num_classes: int) -> nn.Module:
     )
 
 
-def _into_swin(model: nn.Module, adapter: int, patt: int) -> None:
-    for block in model.modules():
-        if isinstance(block, SwinTransformerBlock):
-            dim = block.attn.qkv.in_features
-            block.adapter = Bottleneck(dim, adapter, dim, nn.ReLU())
-            block.patt = Bottleneck(dim, patt, 2 * dim, nn.Tanh())
-            block.forward = MethodType(_swin_block, block)
+def insert_into_swin(model: nn.Module, arch: Arch, make: MakeMethods) -> None:
+    _insert(model, arch, make, _swin_block)
     model.head.requires_grad_(requires_grad=True)
 
 
+def _insert(
+    model: nn.Module, arch: Arch, make: MakeMethods, forward: Callable[..., Tensor]
+) -> None:
+    """Blocks that get nothing keep the forward they have."""
+    for site, block in zip(arch.blocks(), _blocks_of(model), strict=True):
+        methods = make(site)
+        for kind, module in methods.items():
+            block.add_module(kind, module)
+        if methods:
+            block.forward = MethodType(forward, block)
+
+
 def _swin_block(self: SwinTransformerBlock, x: Tensor) -> Tensor:
-    x = x + self.stochastic_depth(_swin_attention(self.attn, self.norm1(x), self.patt))
+    patt, adapter = getattr(self, "patt", None), getattr(self, "adapter", None)
+    z = self.norm1(x)
+    x = x + self.stochastic_depth(_swin_attention(self.attn, z, patt) if patt else self.attn(z))
     z = self.norm2(x)
-    return x + self.stochastic_depth(self.mlp(z) + ADAPTER_SCALE * self.adapter(z))
+    h = self.mlp(z)
+    return x + self.stochastic_depth(adapter(z, h) if adapter else h)
 
 
-def _swin_attention(attn: tv.ShiftedWindowAttention3d, x: Tensor, patt: Bottleneck) -> Tensor:
-    """torchvision's steps, with PATT beside keys and values."""
+def _swin_attention(attn: tv.ShiftedWindowAttention3d, x: Tensor, patt: Patt) -> Tensor:
+    """torchvision's steps, with PATT beside the projection."""
     b, t, h, w, c = x.shape
     window, shift = tv._get_window_and_shift_size(
         attn.shift_size.copy(), [t, h, w], attn.window_size.copy()
@@ -139,11 +194,9 @@ def _swin_attention(attn: tv.ShiftedWindowAttention3d, x: Tensor, patt: Bottlene
     x = x.permute(0, 1, 3, 5, 2, 4, 6, 7).reshape(b * nt * nh * nw, -1, c)
     heads = attn.num_heads
     qkv = linear(x, attn.qkv.weight, attn.qkv.bias)
-    q, k, v = qkv.chunk(3, -1)
-    more_k, more_v = (PATT_SCALE * patt(x)).chunk(2, -1)
     q, k, v = (
         part.reshape(x.size(0), x.size(1), heads, c // heads).transpose(1, 2)
-        for part in (q, k + more_k, v + more_v)
+        for part in patt(x, *qkv.chunk(3, -1))
     )
     scores = (q * (c // heads) ** -0.5) @ k.transpose(-2, -1) + bias
     if sum(shift) > 0:
@@ -179,23 +232,17 @@ def _vit(arch: ViTArch, size: tuple[int, int, int], num_classes: int) -> nn.Modu
     return model
 
 
-def _into_vit(model: nn.Module, adapter: int, patt: int) -> None:
-    for block in model.modules():
-        if isinstance(block, hf.VideoMAELayer):
-            dim = block.layernorm_before.normalized_shape[0]
-            block.adapter = Bottleneck(dim, adapter, dim, nn.ReLU())
-            block.patt = Bottleneck(dim, patt, 2 * dim, nn.Tanh())
-            block.forward = MethodType(_vit_block, block)
+def _into_vit(model: nn.Module, arch: Arch, make: MakeMethods) -> None:
+    _insert(model, arch, make, _vit_block)
     model.classifier.requires_grad_(requires_grad=True)
 
 
 def _vit_block(self: hf.VideoMAELayer, x: Tensor, **_: object) -> Tensor:
     z = self.layernorm_before(x)
     attn = self.attention.attention
-    more_k, more_v = (PATT_SCALE * self.patt(z)).chunk(2, -1)
-    parts = attn.query(z), attn.key(z) + more_k, attn.value(z) + more_v
+    parts = self.patt(z, attn.query(z), attn.key(z), attn.value(z))
     q, k, v = (p.unflatten(-1, (attn.num_attention_heads, -1)).transpose(1, 2) for p in parts)
     out = scaled_dot_product_attention(q, k, v).transpose(1, 2).reshape(z.shape)
     x = self.attention.output(out, x) + x
     z = self.layernorm_after(x)
-    return self.output(self.intermediate(z), x) + ADAPTER_SCALE * self.adapter(z)
+    return self.adapter(z, self.output(self.intermediate(z), x))

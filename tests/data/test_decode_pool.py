@@ -2,6 +2,7 @@
 
 import os
 import signal
+import subprocess
 import sys
 from pathlib import Path
 
@@ -107,3 +108,25 @@ def test_a_decoder_that_cannot_start_is_an_error_and_not_a_bad_video(
     monkeypatch.setattr(decode_pool, "WORKER_COMMAND", command)
     with DecodePool(SPEC, 2) as pool, pytest.raises(DataError, match="no such codec"):
         list(pool.decode(["a", "b"]))
+
+
+@pytest.mark.skipif(not Path("/proc/self/maps").exists(), reason="threads are counted on Linux")
+def test_a_decoder_that_is_told_to_use_one_thread_starts_no_other(
+    tmp_path: Path, make_video: VideoMaker
+) -> None:
+    path = make_video(tmp_path / "video.mp4", width=256, height=256)
+    count = (
+        "import os, sys, av\n"
+        "from vpetl_ray.data.decode_worker import _limit_threads\n"
+        "_limit_threads(int(sys.argv[2]))\n"
+        "before = len(os.listdir('/proc/self/task'))\n"
+        "with av.open(sys.argv[1]) as container:\n"
+        "    frame = next(container.decode(video=0))\n"
+        "    print(len(os.listdir('/proc/self/task')) - before)\n"
+    )
+    started = [
+        int(subprocess.check_output([sys.executable, "-c", count, str(path), str(number)]))
+        for number in (1, 3)
+    ]
+    assert started[0] == 0
+    assert started[1] > 0

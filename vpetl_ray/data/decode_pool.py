@@ -53,6 +53,13 @@ class DecodePool:
     """Child processes that decode clips of one spec; 0 processes decode in the caller's own.
 
     A `decoder.Decoder`, and a context manager: leaving it, by an exception too, ends the processes.
+
+    Args:
+        spec: what to store of a video.
+        num_processes: at most so many.
+        seconds_a_video: one that takes longer is unreadable.
+        bytes_a_video: one that takes more memory, too.
+        num_threads: of each process; by default the cores are shared out.
     """
 
     def __init__(
@@ -62,8 +69,10 @@ class DecodePool:
         *,
         seconds_a_video: float = SECONDS_A_VIDEO,
         bytes_a_video: int = BYTES_A_VIDEO,
+        num_threads: int | None = None,
     ) -> None:
         self.spec = spec
+        self._num_threads = num_threads or max(1, usable_cores() // max(1, num_processes))
         self._bytes = bytes_a_video
         self._seconds = seconds_a_video
         self.num_processes = num_processes
@@ -131,7 +140,7 @@ class DecodePool:
         if self._is_closed:
             return UnreadableVideoError("decoding was broken off")
         if worker is None or not worker.is_alive:
-            worker = _Worker(self.spec, self._bytes)
+            worker = _Worker(self.spec, self._bytes, self._num_threads)
             self._own.worker = worker
             self._workers.append(worker)
             if self._is_closed:
@@ -142,12 +151,12 @@ class DecodePool:
 class _Worker:
     """One child process."""
 
-    def __init__(self, spec: ClipSpec, bytes_a_video: int) -> None:
+    def __init__(self, spec: ClipSpec, bytes_a_video: int, num_threads: int) -> None:
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115  (lives as long as the process)
         package_parent = str(Path(__file__).parents[2])
         search_path = [package_parent, os.environ.get("PYTHONPATH", "")]
         self._process = subprocess.Popen(  # noqa: S603  (our own interpreter and words)
-            [*WORKER_COMMAND, json.dumps(asdict(spec)), str(bytes_a_video)],
+            [*WORKER_COMMAND, json.dumps(asdict(spec)), str(bytes_a_video), str(num_threads)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=self._stderr,

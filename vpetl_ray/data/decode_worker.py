@@ -1,6 +1,6 @@
 """The process that decodes for a `DecodePool`: a path in by line, a clip out as header and bytes.
 
-python -m vpetl_ray.data.decode_worker '{"frames": 8, ...}' BYTES
+python -m vpetl_ray.data.decode_worker '{"frames": 8, ...}' BYTES THREADS
 
 Beyond what it holds when it is ready, it may take so many bytes of address space. A video that asks
 for more, whatever its header said, is unreadable; neither the machine nor another video notices.
@@ -9,6 +9,7 @@ Where that is more than the machine has left, Linux is told to end this process 
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import resource
@@ -31,6 +32,7 @@ def main() -> None:
     """Answer requests until the parent closes the pipe."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
     torch.set_num_threads(1)
+    _limit_threads(int(sys.argv[3]))
     spec = ClipSpec(**json.loads(sys.argv[1]))
     _limit_memory(int(sys.argv[2]))
     # The answers keep the pipe to themselves: whatever a library prints goes to stderr.
@@ -39,6 +41,20 @@ def main() -> None:
     _send(answers, {"ready": True})
     for line in sys.stdin.buffer:
         _answer(answers, json.loads(line), spec)
+
+
+def _limit_threads(number: int) -> None:
+    """Let FFmpeg take the machine for one of so many cores.
+
+    Left alone, it starts a thread a core for each video it opens and again for each frame that it
+    converts, 20 a clip of 8 small frames on two cores: 6.1 ms of CPU time in place of 1.4.
+    """
+    maps = Path("/proc/self/maps")
+    if not maps.exists():
+        return  # no Linux: it is slower
+    paths = {line.split()[-1] for line in maps.read_text().splitlines() if "libavutil" in line}
+    for path in paths:
+        ctypes.CDLL(path).av_cpu_force_count(number)
 
 
 def _limit_memory(num_bytes: int) -> None:

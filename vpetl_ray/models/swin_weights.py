@@ -71,7 +71,7 @@ class SwinWeights(WeightFamily[SwinArch]):
             if not key.endswith(_DERIVED)
         }
         if any(key.startswith("features.") for key in kept):
-            return TORCHVISION, {_from_torchvision(key): tensor for key, tensor in kept.items()}
+            return TORCHVISION, {from_torchvision(key): tensor for key, tensor in kept.items()}
         named = {_from_published(key): tensor for key, tensor in kept.items()}
         if _PATCH in named and named[_PATCH].dim() == 4:
             return IMAGE, named
@@ -122,8 +122,8 @@ def _from_published(key: str) -> str:
     return re.sub(r"^cls_head\.fc_cls\.", "head.", key.removeprefix("backbone."))
 
 
-def _from_torchvision(key: str) -> str:
-    """`features.0` and every even number are stages, odd ones the merging between them."""
+def from_torchvision(key: str) -> str:
+    """Give our name for torchvision's: its `features` are stages and the merging between them."""
     found = re.fullmatch(r"features\.(\d+)\.(.+)", key)
     if not found:
         return key

@@ -86,7 +86,7 @@ class DecodeWorker:
     """The actor: decodes on one CPU of its node."""
 
     def __init__(self, spec: ClipSpec) -> None:
-        self._pool = DecodePool(spec, 1)
+        self._pool = DecodePool(spec, 1, num_threads=1)
         address = ray.util.get_node_ip_address()  # type: ignore[no-untyped-call]
         self._node = f"{socket.gethostname()} ({address})"
 
