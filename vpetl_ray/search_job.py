@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import time
-from contextlib import ExitStack
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -36,7 +38,7 @@ from vpetl_ray.results_folder import CHECKPOINT_FOLDER, STUDY_FILE, claimed
 from vpetl_ray.spec.dry_run import frozen_sentence
 from vpetl_ray.spec.search_spec import SearchSpec, spaced
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
-from vpetl_ray.tuning.cluster import GroupPlan
+from vpetl_ray.tuning.cluster import GroupPlan, ray_session_ahead
 from vpetl_ray.tuning.cost_counter import CostCounter
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.group_watch import GroupWatch
@@ -87,6 +89,20 @@ def _lacking(store: ClipStore) -> str:
     return f" {sentence}." if sentence else ""
 
 
+@contextmanager
+def _ending(*stacks: ExitStack) -> Iterator[None]:
+    """End what is needed no more while the last files are written, the first of `stacks` first."""
+
+    def close_all() -> None:
+        for stack in stacks:
+            stack.close()
+
+    with ThreadPoolExecutor(1, thread_name_prefix="vpetl-end") as ender:
+        ended = ender.submit(close_all)
+        yield
+        ended.result()
+
+
 class SearchJob:
     """One search on one cluster, into one folder.
 
@@ -129,6 +145,8 @@ class SearchJob:
             data = self._spec.data_config()
             videos = list_videos(data, self._display)
             self._spec.check_budget(len(videos.classes))
+            ray_stack = stack.enter_context(ExitStack())
+            wait_for_ray = ray_stack.enter_context(ray_session_ahead(self._address))
             start = time.monotonic()
             store = prepare_clips(data, self._display, videos=videos, address=self._address)
             self.decode_seconds = time.monotonic() - start
@@ -137,31 +155,38 @@ class SearchJob:
             measured = self._spec.costs(Known.MEASURED)
             setup = setup_groups(self._spec, store, measured=measured, profile=self._profile)
             self._display.stage("starting Ray")
-            plan = connect(stack, self._spec, self._address, shares=True)
+            plan = connect(wait_for_ray, self._spec, self._address, shares=True)
             stack.enter_context(claimed(self._directory, self._spec))
             for _ in range(MAX_LOST_DISPATCHERS):
                 try:
-                    return self._search(store, setup, plan)
+                    return self._search(store, setup, plan, ray_stack)
                 except DispatcherLost as error:
                     self._display.note(f"{error}: it goes on from its study")
-            return self._search(store, setup, plan)
+            return self._search(store, setup, plan, ray_stack)
 
-    def _search(self, store: ClipStore, setup: GroupSetup, plan: GroupPlan) -> SearchResult:
+    def _search(
+        self, store: ClipStore, setup: GroupSetup, plan: GroupPlan, ray_stack: ExitStack
+    ) -> SearchResult:
         """Everything from here on is kept, however it ends.
 
         Raises:
             DispatcherLost: to be called again: the study has what was finished.
         """
-        with ExitStack() as stack:
-            return self._search_on(stack, store, setup, plan)
+        with ExitStack() as group_stack:
+            return self._search_on(group_stack, store, setup, plan, ray_stack)
 
     def _search_on(
-        self, stack: ExitStack, store: ClipStore, setup: GroupSetup, plan: GroupPlan
+        self,
+        group_stack: ExitStack,
+        store: ClipStore,
+        setup: GroupSetup,
+        plan: GroupPlan,
+        ray_stack: ExitStack,
     ) -> SearchResult:
         num_classes = len(store.classes)
         self._display.stage(f"starting {plan.sentence}")
         dispatcher = start_dispatcher(stuck_seconds=plan.stuck_seconds)
-        self._start_groups(stack, setup, plan, dispatcher)
+        self._start_groups(group_stack, setup, plan, dispatcher)
         observers: list[SearchObserver] = [self._display]
         counter = self._counter(store)
         study = self._open_study(num_classes, observers, counter)
@@ -182,6 +207,7 @@ class SearchJob:
         )
         observers.append(files)
         status: RunStatus = "FAILED"
+        is_over = False
         try:
             end = run_trials(
                 study,
@@ -208,12 +234,14 @@ class SearchJob:
                     num_concurrent=plan.num_groups,
                     on_record=files.on_record,
                 )
+            is_over = True
         except KeyboardInterrupt:
             status = "KILLED"
             raise
         finally:
-            files.close()
-            tracking = tracker.finish(status, timeout=seconds_for_tracking(status))
+            with _ending(group_stack, ray_stack) if is_over else nullcontext():
+                files.close()
+                tracking = tracker.finish(status, timeout=seconds_for_tracking(status))
         files.discard_dominated()
         failures = [r.reason for r in study.records if r.state is TrialState.FAILED]
         front = front_of(study.records)
