@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
-import gc
+import atexit
+import contextlib
+import os
 import shlex
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from signal import SIGTERM
@@ -18,17 +21,25 @@ from vpetl_ray.stop_signals import ended_by, exit_code, sigterm_unwinds
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
 
 
-def run_door(command: Callable[..., Any]) -> None:
-    """Run a command line of its own process, SIGTERM unwinding it."""
+def run_door(command: Callable[..., Any]) -> NoReturn:
+    """Run a command line as the whole of its process, SIGTERM unwinding it."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
+    code: int | str | None = EXIT_DONE
     try:
         with sigterm_unwinds():
             app()
-    finally:
-        # The interpreter's last collections would go through all that torch, Ray and MLflow left
-        # behind, for 2 s after the last line, only to give it to a system that takes it anyhow.
-        gc.freeze()
+    except SystemExit as end:
+        code = end.code
+    # Left to itself, the interpreter takes apart all that torch, Ray and MLflow have built, for 2 s
+    # after the last line, and pyarrow waits for requests to object storage that were given up.
+    if "pyarrow.fs" in sys.modules:
+        atexit.unregister(getattr(sys.modules["pyarrow.fs"], "ensure_s3_finalized", print))
+    atexit._run_exitfuncs()
+    with contextlib.suppress(OSError):  # nobody reads any more
+        sys.stdout.flush()
+        sys.stderr.flush()
+    os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def fail(message: str, code: int) -> NoReturn:

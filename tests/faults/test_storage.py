@@ -3,6 +3,8 @@
 import json
 import signal
 import sqlite3
+import subprocess
+import sys
 import threading
 import time
 from contextlib import closing
@@ -172,6 +174,44 @@ def test_after_ctrl_c_a_storage_that_hangs_is_given_up_in_time(door, url):
     with pytest.raises(DataError, match=r"not copied in 1 seconds; they are in .*, and copied by"):
         mirror.finish(1, at_most=1)
     assert time.monotonic() - began < 5
+
+
+_GIVES_UP = """
+import sys
+from vpetl_ray.data.mirror import Mirror
+from vpetl_ray.errors import DataError
+from vpetl_ray.exits import fail, run_door
+
+def command(url: str) -> None:
+    mirror = Mirror(url)
+    mirror.fetch()
+    mirror.folder.mkdir(parents=True, exist_ok=True)
+    (mirror.folder / "about.json").write_text("{}")
+    print("ready", flush=True)
+    sys.stdin.readline()
+    try:
+        mirror.finish(1, at_most=1)
+    except DataError as error:
+        fail(str(error), 130)
+
+run_door(command)
+"""
+
+
+def test_a_process_ends_although_its_storage_hangs(door, url):
+    """pyarrow would wait for the request that is under way, half a minute."""
+    process = subprocess.Popen(
+        [sys.executable, "-c", _GIVES_UP, url],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert process.stdout.readline() == "ready\n"
+    door.mode = "hang"
+    _, said = process.communicate("\n", timeout=20)
+    assert process.returncode == 130, said
+    assert "not copied in 1 seconds" in said
 
 
 def test_files_that_come_and_go_are_no_failure(door, url):
