@@ -1,5 +1,7 @@
 """Which frames of a file become a clip, at what size, and which files give none."""
 
+import subprocess
+import sys
 from fractions import Fraction
 from pathlib import Path
 
@@ -252,3 +254,15 @@ def test_a_strip_of_pixels_is_unreadable(tmp_path: Path, make_video: VideoMaker)
     path = make_video(tmp_path / "strip.mp4", width=640, height=16)
     with pytest.raises(UnreadableVideoError, match="640 x 16"):
         decode_clip(str(path), ClipSpec(short_side=32))
+
+
+def test_a_decoder_imports_no_data_sets_and_leaves_them_to_be_imported() -> None:
+    """They bring torchvision and torch's compiler, which take longer than a hundred videos."""
+    code = (
+        "import sys, vpetl_ray.data.decode as decode\n"
+        "assert not {'torchvision', 'torch._dynamo'} & set(sys.modules)\n"
+        "from pytorchvideo.data import Kinetics\n"
+        "from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV\n"
+        "assert EncodedVideoPyAV is decode.EncodedVideoPyAV\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)

@@ -23,10 +23,10 @@ from itertools import pairwise
 import av
 import numpy as np
 import torch
-from pytorchvideo.data.encoded_video_pyav import EncodedVideoPyAV
 
 from vpetl_ray.data.config import ClipSpec
 from vpetl_ray.data.decoded import Clip, UnreadableVideoError
+from vpetl_ray.data.encoded_video import EncodedVideoPyAV
 from vpetl_ray.data.scale import check_frame_size, scale_short_side
 
 _MIDDLE = Fraction(1, 2)
