@@ -154,7 +154,8 @@ HOSTILE = {
 def test_the_command_itself_answers_hostile_files_with_a_sentence(tmp_path):
     """In one process, one after the other, as imports take seconds."""
     program = """\
-import sys, runpy
+import os, sys, runpy
+os._exit = sys.exit  # the door's last word; here, others follow
 for name in sys.argv[1:]:
     sys.argv = ["search", name, "--dry-run"]
     try:
