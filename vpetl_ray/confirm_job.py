@@ -13,7 +13,6 @@ from vpetl_ray.job_steps import connect, list_videos, prepare_clips, setup_group
 from vpetl_ray.results.confirmed import Confirmation, write_confirmed
 from vpetl_ray.results.records import EpochRow, TrialRecord
 from vpetl_ray.results_folder import STUDY_FILE, locked
-from vpetl_ray.tuning.cluster import ray_session_ahead
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.search_id import search_id_of
 from vpetl_ray.tuning.seed_runs import SeedRuns
@@ -95,11 +94,10 @@ class ConfirmJob:
         data = spec.data_config()
         videos = list_videos(data, self._display)
         spec.check_classes(len(videos.classes))
-        wait_for_ray = stack.enter_context(ray_session_ahead(self._address))
         store = prepare_clips(data, self._display, videos=videos, address=self._address)
         setup = setup_groups(spec, store)
         self._display.stage("starting Ray")
-        groups = connect(wait_for_ray, spec, self._address, at_most=len(plan.runs))
+        groups = connect(stack, spec, self._address, at_most=len(plan.runs))
         self._display.stage(f"starting {groups.sentence}")
         dispatcher = start_dispatcher(stuck_seconds=groups.stuck_seconds)
         stack.callback(start_groups(setup, groups, dispatcher).close)

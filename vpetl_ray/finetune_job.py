@@ -30,7 +30,7 @@ from vpetl_ray.results.seed_files import FinetuneFacts, SeedFiles
 from vpetl_ray.results.tracking import RunStatus, Tracker, TrackingInfo, TrackingReport
 from vpetl_ray.results_folder import claimed
 from vpetl_ray.spec.search_spec import spaced
-from vpetl_ray.tuning.cluster import GroupPlan, ray_session_ahead
+from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.seed_runs import SeedRuns, runs_of
 from vpetl_ray.tuning.trial_protocol import GroupSetup
@@ -95,7 +95,6 @@ class FinetuneJob:
             data = self._spec.data_config().multi_view()
             videos = list_videos(data, self._display)
             self._spec.check_classes(len(videos.classes))
-            wait_for_ray = stack.enter_context(ray_session_ahead(self._address))
             start = time.monotonic()
             store = prepare_clips(data, self._display, videos=videos, address=self._address)
             self.decode_seconds = time.monotonic() - start
@@ -103,7 +102,7 @@ class FinetuneJob:
             self._display.note(_views_sentence(facts))
             setup = setup_groups(self._spec, store, profile=self._profile)
             self._display.stage("starting Ray")
-            plan = connect(wait_for_ray, self._spec, self._address, at_most=len(self._seeds))
+            plan = connect(stack, self._spec, self._address, at_most=len(self._seeds))
             stack.enter_context(claimed(self._directory, self._spec))
             return self._train(stack, facts, setup, plan)
 

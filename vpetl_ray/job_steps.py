@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 
 from vpetl_ray.data.clip_store import ClipStore
@@ -20,7 +20,7 @@ from vpetl_ray.spec.search_spec import SearchSpec
 from vpetl_ray.stage_display import StageDisplay
 from vpetl_ray.training.model_facts import DataFacts
 from vpetl_ray.tuning.claims_board import ClaimsBoard
-from vpetl_ray.tuning.cluster import GroupPlan, all_nodes, free_nodes, plan_groups
+from vpetl_ray.tuning.cluster import GroupPlan, all_nodes, free_nodes, plan_groups, ray_session
 from vpetl_ray.tuning.fair_shares import plan_beside
 from vpetl_ray.tuning.ray_decode import cluster_decoder
 from vpetl_ray.tuning.trial_protocol import GroupSetup
@@ -137,17 +137,17 @@ def data_facts(spec: SearchSpec) -> DataFacts:
 
 
 def connect(
-    wait_for_ray: Callable[[], None],
+    stack: ExitStack,
     spec: SearchSpec,
     address: str | None,
     *,
     at_most: int | None = None,
     shares: bool = False,
 ) -> GroupPlan:
-    """Connect to the cluster, and plan the groups that fit into it.
+    """Connect to the cluster until `stack` ends, and plan the groups that fit into it.
 
     Args:
-        wait_for_ray: what `ray_session_ahead` gives.
+        stack: ends the connection.
         spec: for its resources.
         address: of a Ray cluster, None for a private one.
         at_most: groups that could be given work.
@@ -158,7 +158,7 @@ def connect(
     """
     wanted = spec.resources
     try:
-        wait_for_ray()
+        stack.enter_context(ray_session(address))
         grows = (address or os.environ.get("RAY_ADDRESS") or "local") != "local"
         others = ClaimsBoard().others() if shares and grows else []
         plan = plan_groups(

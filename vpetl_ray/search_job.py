@@ -38,7 +38,7 @@ from vpetl_ray.results_folder import CHECKPOINT_FOLDER, STUDY_FILE, claimed
 from vpetl_ray.spec.dry_run import frozen_sentence
 from vpetl_ray.spec.search_spec import SearchSpec, spaced
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
-from vpetl_ray.tuning.cluster import GroupPlan, ray_session_ahead
+from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.cost_counter import CostCounter
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.group_watch import GroupWatch
@@ -145,8 +145,6 @@ class SearchJob:
             data = self._spec.data_config()
             videos = list_videos(data, self._display)
             self._spec.check_budget(len(videos.classes))
-            ray_stack = stack.enter_context(ExitStack())
-            wait_for_ray = ray_stack.enter_context(ray_session_ahead(self._address))
             start = time.monotonic()
             store = prepare_clips(data, self._display, videos=videos, address=self._address)
             self.decode_seconds = time.monotonic() - start
@@ -155,7 +153,8 @@ class SearchJob:
             measured = self._spec.costs(Known.MEASURED)
             setup = setup_groups(self._spec, store, measured=measured, profile=self._profile)
             self._display.stage("starting Ray")
-            plan = connect(wait_for_ray, self._spec, self._address, shares=True)
+            ray_stack = stack.enter_context(ExitStack())
+            plan = connect(ray_stack, self._spec, self._address, shares=True)
             stack.enter_context(claimed(self._directory, self._spec))
             for _ in range(MAX_LOST_DISPATCHERS):
                 try:

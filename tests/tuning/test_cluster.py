@@ -1,12 +1,9 @@
 """How many groups fit, and what is said when none does."""
 
-import subprocess
-import sys
-
 import pytest
 
 from vpetl_ray.errors import SearchError
-from vpetl_ray.tuning.cluster import plan_groups, ray_session, ray_session_ahead
+from vpetl_ray.tuning.cluster import plan_groups, ray_session
 from vpetl_ray.tuning.group_watch import news_of, num_new_groups
 
 LAPTOP = [{"CPU": 2.0}]
@@ -65,34 +62,6 @@ def test_a_cluster_that_is_not_there_is_one_sentence():
         ray_session("127.0.0.1:1"),
     ):
         pass
-
-
-_AHEAD = """
-import ray
-from vpetl_ray.tuning.cluster import ray_session_ahead
-
-with ray_session_ahead("local") as wait_for_ray:
-    wait_for_ray()
-    assert ray.is_initialized()
-assert not ray.is_initialized()
-try:
-    with ray_session_ahead("local"):
-        raise ValueError("before it was needed")
-except ValueError:
-    assert not ray.is_initialized()
-"""
-
-
-def test_a_cluster_that_starts_ahead_is_ended_whether_it_was_needed_or_not():
-    subprocess.run([sys.executable, "-c", _AHEAD], check=True)  # this process may have another
-
-
-def test_a_cluster_that_is_not_there_is_said_when_it_is_needed():
-    with (
-        ray_session_ahead("127.0.0.1:1") as wait_for_ray,
-        pytest.raises(SearchError, match=r"no Ray cluster at 127\.0\.0\.1:1"),
-    ):
-        wait_for_ray()
 
 
 def test_placement_decides_how_many_groups_fit():

@@ -8,9 +8,8 @@ import os
 import signal
 import socket
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import ExitStack, contextmanager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -186,29 +185,6 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         yield
     finally:
         ray.shutdown()
-
-
-@contextmanager
-def ray_session_ahead(address: str | None = None) -> Iterator[Callable[[], None]]:
-    """As `ray_session`, but a private cluster starts in the background, beside what comes first.
-
-    Gives what is to be called before Ray is used: it waits for that, or connects.
-
-    Raises:
-        SearchError: by what it gives; as `ray_session`.
-    """
-    session = ray_session(address)
-    with ExitStack() as stack:
-        if (address or os.environ.get("RAY_ADDRESS") or "local") != "local":
-            yield lambda: stack.enter_context(session)
-            return
-        with ThreadPoolExecutor(1, thread_name_prefix="vpetl-ray") as starter:
-            started = starter.submit(session.__enter__)
-            try:
-                yield started.result
-            finally:
-                if started.exception() is None:  # which waits for it
-                    session.__exit__(None, None, None)
 
 
 def _knock(address: str) -> None:
