@@ -23,7 +23,8 @@ from vpetl_ray.petl.methods import (
 )
 
 SWIN = SwinArch(name="toy", embed_dim=16, depths=(2, 2), num_heads=(2, 4), window_size=(2, 3, 3))
-ARCHS = {"swin": SWIN, "vit without a bias of keys": VIT}
+PADDED = replace(SWIN, window_size=(4, 4, 4))  # 2 x 6 x 6 and 2 x 3 x 3 tokens
+ARCHS = {"swin": SWIN, "swin with padded windows": PADDED, "vit without a bias of keys": VIT}
 PATT = PattConfig(targets=("k", "v"), d_bottle=3)
 ADAPTER = AdapterConfig(d_bottle=5)
 CONFIGS: dict[str, tuple[MethodConfig, ...]] = {

@@ -173,9 +173,11 @@ class AttentionHalf(torch.autograd.Function):
     def forward(ctx: Any, x: Tensor, frozen: FrozenAttention, *trained: Tensor) -> Tensor:
         """(B, T, H, W, C) to the same; `trained` as in `MlpHalf`."""
         qkv_weight, qkv_bias, proj_weight, proj_bias = frozen.weights
+        plan = frozen.plan
         z, mean, rstd = frozen.norm.run(x)
-        z_WNC = frozen.plan.partition(z.to(qkv_weight.dtype))
-        z_RC = z_WNC.view(-1, x.shape[-1])
+        z = z.to(qkv_weight.dtype)
+        # Padding is the same row everywhere: it is multiplied once.
+        z_RC = plan.rows(z) if plan.is_padded else plan.partition(z).view(-1, x.shape[-1])
         saved: tuple[Tensor | None, ...] = ()
         if frozen.side is None:
             qkv_RO = linear(z_RC, qkv_weight, qkv_bias)
@@ -185,9 +187,15 @@ class AttentionHalf(torch.autograd.Function):
             hidden_RD, pre_RD = side.enter(z_RC)
             side.leave(hidden_RD, qkv_RO)
             saved = tensors_to_save(side, z_RC, hidden_RD, pre_RD)
-        qkv_WN3C = qkv_RO.view(*z_WNC.shape[:2], -1)
+        if plan.is_padded:
+            qkv_WN3C = plan.spread(qkv_RO)
+        else:
+            qkv_WN3C = qkv_RO.view(-1, plan.num_tokens, qkv_RO.shape[1])
         out_WNC, kept = attend(qkv_WN3C, frozen.mask, frozen.num_heads, keeps=frozen.keeps)
-        y = frozen.plan.merge(linear(out_WNC, proj_weight, proj_bias))
+        if plan.is_padded:
+            y = linear(plan.merge(out_WNC), proj_weight, proj_bias)
+        else:
+            y = plan.merge(linear(out_WNC, proj_weight, proj_bias))
         ctx.frozen = frozen
         ctx.save_for_backward(x, mean, rstd, *kept, *saved)
         return add_kept(x, y, frozen.keep)
@@ -200,19 +208,25 @@ class AttentionHalf(torch.autograd.Function):
         x, mean, rstd, apart, shares, *saved = ctx.saved_tensors
         qkv_weight, _, proj_weight, _ = frozen.weights
         grad_y = grad if frozen.keep is None else grad * frozen.keep
-        grad_WNC = frozen.plan.partition(grad_y.to(proj_weight.dtype))
-        grad_out = linear(grad_WNC, proj_weight.t(), None)
+        plan, grad_y = frozen.plan, grad_y.to(proj_weight.dtype)
+        if plan.is_padded:
+            grad_out = plan.partition(linear(grad_y, proj_weight.t(), None))
+        else:
+            grad_out = linear(plan.partition(grad_y), proj_weight.t(), None)
         wanted = (True, True, True) if ctx.needs_input_grad[0] else frozen.read_by_side()
         grad_qkv = attend_backward(grad_out, apart, shares, frozen.mask, frozen.num_heads, wanted)
-        grad_RO = grad_qkv.view(-1, grad_qkv.shape[-1])
+        grad_RO = plan.gather(grad_qkv) if plan.is_padded else grad_qkv.flatten(0, 1)
         pre_RD, grads = _backward_side(frozen.side, grad_RO, saved)
         if not ctx.needs_input_grad[0]:
             return None, None, *grads
         grad_z_RC = linear(grad_RO, qkv_weight.t(), None)
         if pre_RD is not None:
             grad_z_RC.addmm_(pre_RD, down_weight_of(saved))
-        grad_BTHWC = frozen.plan.merge(grad_z_RC.view(grad_WNC.shape))
-        grad_x = frozen.norm.backward(grad_BTHWC, x, mean, rstd)
+        if plan.is_padded:
+            grad_z = grad_z_RC[:-1].view(x.shape)
+        else:
+            grad_z = plan.merge(grad_z_RC.view(-1, plan.num_tokens, x.shape[-1]))
+        grad_x = frozen.norm.backward(grad_z, x, mean, rstd)
         return _sum(grad_x, grad), None, *grads
 
 

@@ -43,6 +43,8 @@ class WindowPlan:
     """Tokens of one window."""
     is_shifted: bool = field(init=False)
     """Whether any axis is shifted (then some tokens of a window must not see each other)."""
+    is_padded: bool = field(init=False)
+    """Whether any axis is padded."""
 
     def __post_init__(self) -> None:
         pairs = list(zip(self.grid, self.window, strict=True))
@@ -53,13 +55,14 @@ class WindowPlan:
             "num_windows": prod(counts),
             "num_tokens": prod(self.window),
             "is_shifted": any(self.shift),
+            "is_padded": any(size % win for size, win in pairs),
         }
         for name, value in facts.items():  # once: they are asked for at every step
             object.__setattr__(self, name, value)
 
     def partition(self, x_BTHWC: Tensor) -> Tensor:
         """(B, T, H, W, C) to (B*W, N, C); padded tokens are zeros."""
-        if any(self.padding):
+        if self.is_padded:
             t, h, w = self.padding
             x_BTHWC = pad(x_BTHWC, (0, 0, 0, w, 0, h, 0, t))
         if self._is_reordered(x_BTHWC):
@@ -89,9 +92,34 @@ class WindowPlan:
             y_BTHWC = y.reshape(-1, nt * t, nh * h, nw * w, dim)
         if self.is_shifted:
             y_BTHWC = _roll(y_BTHWC, self.shift)
-        if any(self.padding):
+        if self.is_padded:
             y_BTHWC = y_BTHWC[:, : self.grid[0], : self.grid[1], : self.grid[2]]
         return y_BTHWC
+
+    def rows(self, x_BTHWC: Tensor) -> Tensor:
+        """Give (R + 1, C): every token of every clip, and zeros that stand for all padding."""
+        x_RC = x_BTHWC.reshape(-1, x_BTHWC.shape[-1])
+        rows = x_RC.new_empty(len(x_RC) + 1, x_RC.shape[1])
+        rows[:-1] = x_RC
+        rows[-1] = 0
+        return rows
+
+    def spread(self, rows: Tensor) -> Tensor:
+        """(R + 1, C), as `rows` gives them, to (B*W, N, C), without autograd."""
+        places, _ = _row_orders(self, (len(rows) - 1) // prod(self.grid), rows.device)
+        return rows.index_select(0, places).view(-1, self.num_tokens, rows.shape[-1])
+
+    def gather(self, y_WNC: Tensor) -> Tensor:
+        """Sum what `spread` made of each row: (B*W, N, C) to (R + 1, C), without autograd."""
+        dim = y_WNC.shape[-1]
+        num_clips = len(y_WNC) // self.num_windows
+        _, back = _orders(self, y_WNC.device)
+        _, padded = _row_orders(self, num_clips, y_WNC.device)
+        slots = y_WNC.view(num_clips, -1, dim)
+        rows = y_WNC.new_empty(num_clips * len(back) + 1, dim)
+        torch.index_select(slots, 1, back, out=rows[:-1].view(num_clips, -1, dim))
+        torch.sum(slots.view(-1, dim).index_select(0, padded), 0, out=rows[-1])
+        return rows
 
     def _is_reordered(self, x: Tensor) -> bool:
         """Whether rows are to be fetched one by one: once over memory instead of up to three times.
@@ -114,6 +142,22 @@ def _orders(plan: WindowPlan, device: torch.device) -> tuple[Tensor, Tensor]:
     back = from_windows[: plan.grid[0], : plan.grid[1], : plan.grid[2]].ravel()
     with torch.inference_mode(mode=False):  # training may come after evaluation
         return torch.from_numpy(order).to(device), torch.from_numpy(back).to(device)
+
+
+@lru_cache(maxsize=64)
+def _row_orders(plan: WindowPlan, num_clips: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Which of `WindowPlan.rows` each slot of all clips' windows has, and which slots are padded."""
+    order, back = (order.cpu().numpy() for order in _orders(plan, torch.device("cpu")))
+    num_slots, num_tokens = len(order), len(back)
+    token_of_slot = np.full(num_slots, -1)
+    token_of_slot[back] = np.arange(num_tokens)
+    clips = np.arange(num_clips)[:, None]
+    is_padding = np.tile(token_of_slot < 0, num_clips)
+    places = (token_of_slot + num_tokens * clips).ravel()
+    places[is_padding] = num_clips * num_tokens
+    with torch.inference_mode(mode=False):
+        padded = torch.from_numpy(np.flatnonzero(is_padding))
+        return torch.from_numpy(places).to(device), padded.to(device)
 
 
 def _roll(x_BTHWC: Tensor, shift: tuple[int, ...]) -> Tensor:
