@@ -63,6 +63,15 @@ CPU_CASES: Final = (
         floor=1.25,
     ),
     Case(
+        name="swin_t_padded",  # 7 divides none of the grids of its first two stages
+        arch="swin3d_t",
+        size=(8, 128, 128),
+        batch=2,
+        adapter=64,
+        patt=128,
+        floor=1.25,
+    ),
+    Case(
         name="vit_nano",
         arch="vit_nano_videomae",
         size=(8, 32, 32),

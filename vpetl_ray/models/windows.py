@@ -146,11 +146,11 @@ def _orders(plan: WindowPlan, device: torch.device) -> tuple[Tensor, Tensor]:
 
 @lru_cache(maxsize=64)
 def _row_orders(plan: WindowPlan, num_clips: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Which of `WindowPlan.rows` each slot of all clips' windows has, and which slots are padded."""
-    order, back = (order.cpu().numpy() for order in _orders(plan, torch.device("cpu")))
-    num_slots, num_tokens = len(order), len(back)
-    token_of_slot = np.full(num_slots, -1)
-    token_of_slot[back] = np.arange(num_tokens)
+    """Which of `WindowPlan.rows` each slot of all clips' windows has, and which are padding."""
+    order, back = _orders(plan, torch.device("cpu"))
+    num_tokens = len(back)
+    token_of_slot = np.full(len(order), -1)
+    token_of_slot[back.numpy()] = np.arange(num_tokens)
     clips = np.arange(num_clips)[:, None]
     is_padding = np.tile(token_of_slot < 0, num_clips)
     places = (token_of_slot + num_tokens * clips).ravel()
