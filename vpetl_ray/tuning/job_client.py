@@ -27,10 +27,14 @@ EXCLUDED = (".git", ".venv", "runs", "mlruns", "mlflow.db", "**/__pycache__")
 STOP_SECONDS = 120
 """How long a job that is told to stop may take to end its epochs and write its files."""
 RETRY_SECONDS = 2.0
+AGENT_SECONDS = 60.0
+"""How long a cluster that has just been started may take until a node can run jobs."""
 LOST_SECONDS = 600.0
 """How long a cluster may be out of reach before following it is given up."""
 EXIT_OF = {JobStatus.SUCCEEDED: 0, JobStatus.STOPPED: 130, JobStatus.FAILED: 1}
 """Where a job's process left no exit code of its own."""
+_NO_AGENT = "No available agent"
+"""Of what the job server says while the agents of its nodes are starting; no job is made then."""
 _ADDRESS_VARIABLES = ("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS")
 _CUT = (RuntimeError, ConnectionError, OSError, aiohttp.ClientError, requests.RequestException)
 
@@ -100,18 +104,25 @@ class JobClient:
         Raises:
             SpecError: the cluster refuses it.
         """
-        environment = {"working_dir": request.working_dir, **request.runtime_env}
+        deadline = time.monotonic() + AGENT_SECONDS
+        while not self._is_taken(request, or_later=time.monotonic() < deadline):
+            time.sleep(RETRY_SECONDS)
+
+    def _is_taken(self, request: SearchJobRequest, *, or_later: bool) -> bool:
         try:
             self._client.submit_job(
                 entrypoint=request.entrypoint,
                 submission_id=request.job_id,
-                runtime_env=environment,
+                runtime_env={"working_dir": request.working_dir, **request.runtime_env},
             )
         except AuthenticationError as error:
             raise SpecError(_refused(self.address)) from error
         except (ValueError, *_CUT) as error:
             why = " ".join(str(error).split())[:300]
+            if _NO_AGENT in why and or_later:
+                return False
             raise SpecError(f"the cluster did not take the job: {why}") from error
+        return True
 
     def follow(
         self,
