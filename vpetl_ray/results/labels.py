@@ -37,7 +37,10 @@ def count_label(count: float, figures: int = 3) -> str:
 def path_label(path: Path) -> str:
     """As a person here would type it: without the way to here, where it lies below."""
     full = path.absolute()
-    here = Path.cwd()
+    try:
+        here = Path.cwd()
+    except FileNotFoundError:  # it was removed while the search ran, as Ray may do with a job's
+        return str(full)
     return str(full.relative_to(here) if full.is_relative_to(here) else full)
 
 
