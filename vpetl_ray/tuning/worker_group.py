@@ -127,10 +127,12 @@ class WorkerGroups:
             self._is_closing = True
         try:
             # Without a dispatcher the workers end by themselves: it does not answer them.
-            with contextlib.suppress(ray.exceptions.RayActorError):
-                ray.get(self._dispatcher.close.remote())
+            with contextlib.suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+                ray.get(self._dispatcher.close.remote(), timeout=KILL_SECONDS)
             if not self._join(CLOSE_SECONDS):
-                with contextlib.suppress(ray.exceptions.RayActorError):
+                with contextlib.suppress(
+                    ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError
+                ):
                     self._kill_workers()
                 if not self._join(KILL_SECONDS):
                     logger.warning("%d worker groups did not end in time", self._num_running)
@@ -192,7 +194,7 @@ class WorkerGroups:
 
     def _kill_workers(self) -> None:
         """Kill what still runs; the restarted workers find the dispatcher closed and return."""
-        for worker in ray.get(self._dispatcher.workers.remote()):
+        for worker in ray.get(self._dispatcher.workers.remote(), timeout=KILL_SECONDS):
             ray.kill(worker)
 
 
