@@ -1,5 +1,6 @@
 """Real video files, encoded here, and the folders they come in."""
 
+import os
 from collections.abc import Callable
 from pathlib import Path
 
@@ -57,6 +58,10 @@ def make_video() -> VideoMaker:
                 noise.sample_rate = 48000
                 container.mux(audio.encode(noise))
                 container.mux(audio.encode())
+        if hasattr(os, "sched_setscheduler"):
+            # As root, SVT-AV1 makes the process a real-time one, and with it all that is started
+            # here from now on, beside which the tests of another process stand still.
+            os.sched_setscheduler(0, os.SCHED_OTHER, os.sched_param(0))
         return path
 
     return make
