@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Final
 
 import torch
@@ -43,6 +43,15 @@ class Case:
         return "torchvision" if self.arch.startswith("swin") else "transformers"
 
 
+_SWIN_T: Final = Case(
+    name="swin_t",
+    arch="swin3d_t",
+    size=(8, 112, 112),
+    batch=2,
+    adapter=64,
+    patt=128,
+    floor=1.25,
+)
 CPU_CASES: Final = (
     Case(
         name="nano",
@@ -53,24 +62,9 @@ CPU_CASES: Final = (
         patt=16,
         floor=1.25,
     ),
-    Case(
-        name="swin_t",
-        arch="swin3d_t",
-        size=(8, 112, 112),
-        batch=2,
-        adapter=64,
-        patt=128,
-        floor=1.25,
-    ),
-    Case(
-        name="swin_t_padded",  # 7 divides none of the grids of its first two stages
-        arch="swin3d_t",
-        size=(8, 128, 128),
-        batch=2,
-        adapter=64,
-        patt=128,
-        floor=1.25,
-    ),
+    _SWIN_T,
+    # 7 divides neither of the grids of its first two stages.
+    replace(_SWIN_T, name="swin_t_padded", size=(8, 128, 128)),
     Case(
         name="vit_nano",
         arch="vit_nano_videomae",

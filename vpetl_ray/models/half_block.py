@@ -176,8 +176,7 @@ class AttentionHalf(torch.autograd.Function):
         plan = frozen.plan
         z, mean, rstd = frozen.norm.run(x)
         z = z.to(qkv_weight.dtype)
-        # Padding is the same row everywhere: it is multiplied once.
-        z_RC = plan.rows(z) if plan.is_padded else plan.partition(z).view(-1, x.shape[-1])
+        z_RC = plan.rows(z)
         saved: tuple[Tensor | None, ...] = ()
         if frozen.side is None:
             qkv_RO = linear(z_RC, qkv_weight, qkv_bias)
@@ -187,15 +186,9 @@ class AttentionHalf(torch.autograd.Function):
             hidden_RD, pre_RD = side.enter(z_RC)
             side.leave(hidden_RD, qkv_RO)
             saved = tensors_to_save(side, z_RC, hidden_RD, pre_RD)
-        if plan.is_padded:
-            qkv_WN3C = plan.spread(qkv_RO)
-        else:
-            qkv_WN3C = qkv_RO.view(-1, plan.num_tokens, qkv_RO.shape[1])
+        qkv_WN3C = plan.spread(qkv_RO)
         out_WNC, kept = attend(qkv_WN3C, frozen.mask, frozen.num_heads, keeps=frozen.keeps)
-        if plan.is_padded:
-            y = linear(plan.merge(out_WNC), proj_weight, proj_bias)
-        else:
-            y = plan.merge(linear(out_WNC, proj_weight, proj_bias))
+        y = linear(plan.merge(out_WNC), proj_weight, proj_bias)
         ctx.frozen = frozen
         ctx.save_for_backward(x, mean, rstd, *kept, *saved)
         return add_kept(x, y, frozen.keep)
@@ -209,24 +202,17 @@ class AttentionHalf(torch.autograd.Function):
         qkv_weight, _, proj_weight, _ = frozen.weights
         grad_y = grad if frozen.keep is None else grad * frozen.keep
         plan, grad_y = frozen.plan, grad_y.to(proj_weight.dtype)
-        if plan.is_padded:
-            grad_out = plan.partition(linear(grad_y, proj_weight.t(), None))
-        else:
-            grad_out = linear(plan.partition(grad_y), proj_weight.t(), None)
+        grad_out = plan.partition(linear(grad_y, proj_weight.t(), None))
         wanted = (True, True, True) if ctx.needs_input_grad[0] else frozen.read_by_side()
         grad_qkv = attend_backward(grad_out, apart, shares, frozen.mask, frozen.num_heads, wanted)
-        grad_RO = plan.gather(grad_qkv) if plan.is_padded else grad_qkv.flatten(0, 1)
+        grad_RO = plan.gather(grad_qkv)
         pre_RD, grads = _backward_side(frozen.side, grad_RO, saved)
         if not ctx.needs_input_grad[0]:
             return None, None, *grads
         grad_z_RC = linear(grad_RO, qkv_weight.t(), None)
         if pre_RD is not None:
             grad_z_RC.addmm_(pre_RD, down_weight_of(saved))
-        if plan.is_padded:
-            grad_z = grad_z_RC[:-1].view(x.shape)
-        else:
-            grad_z = plan.merge(grad_z_RC.view(-1, plan.num_tokens, x.shape[-1]))
-        grad_x = frozen.norm.backward(grad_z, x, mean, rstd)
+        grad_x = frozen.norm.backward(plan.grid_of(grad_z_RC), x, mean, rstd)
         return _sum(grad_x, grad), None, *grads
 
 

@@ -97,7 +97,13 @@ class WindowPlan:
         return y_BTHWC
 
     def rows(self, x_BTHWC: Tensor) -> Tensor:
-        """Give (R + 1, C): every token of every clip, and zeros that stand for all padding."""
+        """Give what a layer has to multiply of (B, T, H, W, C), (R, C): no padding twice.
+
+        Without padding the windows' tokens, in their order. Else those of the grid, and at the end
+        a row of zeros that stands for all padding.
+        """
+        if not self.is_padded:
+            return self.partition(x_BTHWC).view(-1, x_BTHWC.shape[-1])
         x_RC = x_BTHWC.reshape(-1, x_BTHWC.shape[-1])
         rows = x_RC.new_empty(len(x_RC) + 1, x_RC.shape[1])
         rows[:-1] = x_RC
@@ -105,12 +111,16 @@ class WindowPlan:
         return rows
 
     def spread(self, rows: Tensor) -> Tensor:
-        """(R + 1, C), as `rows` gives them, to (B*W, N, C), without autograd."""
+        """(R, C), in the order of `rows`, to (B*W, N, C), without autograd."""
+        if not self.is_padded:
+            return rows.view(-1, self.num_tokens, rows.shape[-1])
         places, _ = _row_orders(self, (len(rows) - 1) // prod(self.grid), rows.device)
         return rows.index_select(0, places).view(-1, self.num_tokens, rows.shape[-1])
 
     def gather(self, y_WNC: Tensor) -> Tensor:
-        """Sum what `spread` made of each row: (B*W, N, C) to (R + 1, C), without autograd."""
+        """Sum what `spread` made of each row: (B*W, N, C) to (R, C), without autograd."""
+        if not self.is_padded:
+            return y_WNC.flatten(0, 1)
         dim = y_WNC.shape[-1]
         num_clips = len(y_WNC) // self.num_windows
         _, back = _orders(self, y_WNC.device)
@@ -120,6 +130,12 @@ class WindowPlan:
         torch.index_select(slots, 1, back, out=rows[:-1].view(num_clips, -1, dim))
         torch.sum(slots.view(-1, dim).index_select(0, padded), 0, out=rows[-1])
         return rows
+
+    def grid_of(self, rows: Tensor) -> Tensor:
+        """(R, C), in the order of `rows`, to (B, T, H, W, C)."""
+        if not self.is_padded:
+            return self.merge(self.spread(rows))
+        return rows[:-1].view(-1, *self.grid, rows.shape[-1])
 
     def _is_reordered(self, x: Tensor) -> bool:
         """Whether rows are to be fetched one by one: once over memory instead of up to three times.

@@ -40,6 +40,8 @@ fault. What happens to its workers is Ray Train's to mend, as often as it takes.
 KILL_SECONDS = 30.0
 """How long Ray Train may take to notice that, which it does within seconds, and return."""
 
+_UNANSWERED = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
+
 
 class WorkerGroups:
     """The groups of one search; which start at once, until `close`."""
@@ -127,12 +129,10 @@ class WorkerGroups:
             self._is_closing = True
         try:
             # Without a dispatcher the workers end by themselves: it does not answer them.
-            with contextlib.suppress(ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError):
+            with contextlib.suppress(*_UNANSWERED):
                 ray.get(self._dispatcher.close.remote(), timeout=KILL_SECONDS)
             if not self._join(CLOSE_SECONDS):
-                with contextlib.suppress(
-                    ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError
-                ):
+                with contextlib.suppress(*_UNANSWERED):
                     self._kill_workers()
                 if not self._join(KILL_SECONDS):
                     logger.warning("%d worker groups did not end in time", self._num_running)
