@@ -16,7 +16,7 @@ from vpetl_ray.results_folder import STUDY_FILE, locked
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.search_id import search_id_of
 from vpetl_ray.tuning.seed_runs import SeedRuns
-from vpetl_ray.tuning.worker_group import start_groups
+from vpetl_ray.tuning.worker_group import worker_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,7 +100,7 @@ class ConfirmJob:
         groups = connect(stack, spec, self._address, at_most=len(plan.runs))
         self._display.stage(f"starting {groups.sentence}")
         dispatcher = start_dispatcher(stuck_seconds=groups.stuck_seconds)
-        stack.callback(start_groups(setup, groups, dispatcher).close)
+        stack.enter_context(worker_groups(setup, groups, dispatcher)).wait_for_first()
         num_test = len(store.split("test", data.view_spec()))
         files = ConfirmFiles(plan, replace(plan.known, num_test_clips=num_test))
         self._display.begin(plan.runs)

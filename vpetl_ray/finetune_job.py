@@ -34,7 +34,7 @@ from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.seed_runs import SeedRuns, runs_of
 from vpetl_ray.tuning.trial_protocol import GroupSetup
-from vpetl_ray.tuning.worker_group import start_groups
+from vpetl_ray.tuning.worker_group import worker_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,7 +112,7 @@ class FinetuneJob:
         """Everything from here on is kept, however it ends."""
         self._display.stage(f"starting {plan.sentence}")
         dispatcher = start_dispatcher(stuck_seconds=plan.stuck_seconds)
-        stack.callback(start_groups(setup, plan, dispatcher).close)
+        stack.enter_context(worker_groups(setup, plan, dispatcher)).wait_for_first()
         recipe, is_probe = self._chosen.config.recipe, self._chosen.config.is_probe
         self._display.begin(
             num_epochs=recipe.probe_epochs if is_probe else recipe.epochs,

@@ -54,7 +54,7 @@ from vpetl_ray.tuning.rung_checkpoints import RungCheckpoints
 from vpetl_ray.tuning.searcher import SearchObserver
 from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.trial_protocol import GroupSetup
-from vpetl_ray.tuning.worker_group import WorkerGroups
+from vpetl_ray.tuning.worker_group import worker_groups
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -258,11 +258,12 @@ class SearchJob:
     def _start_groups(
         self, stack: ExitStack, setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandle
     ) -> None:
-        groups = WorkerGroups(setup, plan, dispatcher)
-        stack.callback(groups.close)
+        groups = stack.enter_context(worker_groups(setup, plan, dispatcher))
         if plan.grows:
             # Before the first group is there: other searches give room to those that they know of.
-            stack.callback(GroupWatch(groups, plan, dispatcher, self._display.note).stop)
+            watch = GroupWatch(groups, plan, dispatcher, self._display.note)
+            stack.callback(watch.stop)
+            watch.start()
         groups.wait_for_first()
 
     def _counter(self, store: ClipStore) -> CostCounter:

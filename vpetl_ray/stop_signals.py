@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -40,10 +41,28 @@ def sigterm_unwinds() -> Iterator[None]:
         return
     _received.clear()
     before = signal.signal(signal.SIGTERM, _raise)
+    hook = sys.unraisablehook
+    sys.unraisablehook = _raise_again
     try:
         yield
     finally:
+        sys.unraisablehook = hook
         signal.signal(signal.SIGTERM, before)
+
+
+_SECONDS_TO_RETURN = 0.1
+
+
+def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
+    """Raise once more what came while a finalizer or a callback ran, where Python drops it."""
+    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
+        sys.__unraisablehook__(unraisable)
+        return
+    main = threading.main_thread().ident
+    assert main is not None
+    timer = threading.Timer(_SECONDS_TO_RETURN, signal.pthread_kill, (main, ended_by()))
+    timer.daemon = True
+    timer.start()
 
 
 def _raise(number: int, frame: FrameType | None) -> None:

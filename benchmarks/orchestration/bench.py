@@ -43,7 +43,7 @@ from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.messages import DispatchStats, Task, make_task
 from vpetl_ray.tuning.trainable import NO_LIMIT, RUNGS, TRIAL_ID, TrialTrainable
 from vpetl_ray.tuning.trial_protocol import EpochOutput, GroupSetup, WorkerContext
-from vpetl_ray.tuning.worker_group import start_groups
+from vpetl_ray.tuning.worker_group import WorkerGroups
 
 RATIO_FLOOR = 50.0
 OVERHEAD_FLOOR = 0.3
@@ -146,7 +146,8 @@ def run_warm(num_trials: int, lanes: int, workers: int, folder: Path) -> Warm:
         sentence="",
     )
     start = time.perf_counter()
-    groups = start_groups(GroupSetup(make_runner=EmptyRunner), plan, dispatcher)
+    groups = WorkerGroups(GroupSetup(make_runner=EmptyRunner), plan, dispatcher)
+    groups.start()
     if not groups.wait_until_ready(lanes):
         raise SystemExit("the worker groups did not start")
     start_seconds = time.perf_counter() - start

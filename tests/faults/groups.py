@@ -12,7 +12,7 @@ from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.messages import Outcome, make_task
 from vpetl_ray.tuning.trial_protocol import GroupSetup
-from vpetl_ray.tuning.worker_group import start_groups
+from vpetl_ray.tuning.worker_group import WorkerGroups
 
 # The workers can't import tests: send them the code itself.
 for module in (scripted_runner, faulty_runner, sys.modules[__name__]):
@@ -33,7 +33,8 @@ class Groups:
             stuck_seconds=stuck_seconds,
         )
         setup = setup or GroupSetup(make_runner=faulty_runner.FaultyRunner, shared=np.ones(1000))
-        self._groups = start_groups(setup, plan, self.dispatcher)
+        self._groups = WorkerGroups(setup, plan, self.dispatcher)
+        self._groups.start()
         assert self._groups.wait_until_ready(num_groups)
 
     def __enter__(self):

@@ -40,10 +40,11 @@ resources: {groups: 1}
 class SearchProcess:
     """A search in a session of its own, as a terminal starts it."""
 
-    def __init__(self, *words, cwd, cache, **env):
+    def __init__(self, *words, cwd, cache, script=None, **env):
         self.mark = uuid.uuid4().hex
         self.folder = Path(cwd)
-        self.command = [sys.executable, "-m", "vpetl_ray.search", *map(str, words)]
+        door = ["-m", "vpetl_ray.search"] if script is None else [script]
+        self.command = [sys.executable, *door, *map(str, words)]
         self._log = (Path(cwd) / f"said-{self.mark}.txt").open("w+")
         self.process = subprocess.Popen(
             self.command,

@@ -1,6 +1,8 @@
 """Ctrl-C and SIGTERM: state saved, one line that says how to go on, no process left behind."""
 
 import signal
+import subprocess
+import sys
 import time
 
 import pytest
@@ -80,3 +82,56 @@ def test_a_signal_before_the_first_trial(start, record_fault, stage, number):
     search.press(number) if number == signal.SIGINT else search.strike(number)
     seconds = check_end(search, 128 + number, "interrupted")
     record_fault("Ctrl-C or SIGTERM before the first trial", seconds=[seconds])
+
+
+STRUCK_AT_THE_WORST_MOMENT = """\
+import os, signal, sys
+from vpetl_ray.exits import run_door
+from vpetl_ray.search import search
+from vpetl_ray.tuning.worker_group import WorkerGroups
+
+add = WorkerGroups.add
+
+def add_and_be_struck(groups, number):
+    add(groups, number)
+    os.kill(os.getpid(), signal.SIGTERM)
+
+WorkerGroups.add = add_and_be_struck
+run_door(search)
+"""
+
+
+def test_sigterm_between_the_start_of_a_group_and_the_next_line(start, project, record_fault):
+    """Ray used to be left under the group's thread, which then started another one."""
+    (project / "struck.py").write_text(STRUCK_AT_THE_WORST_MOMENT)
+    search = start("--out", "out", *LONG, script="struck.py")
+    search.wait_for("worker group")
+    seconds = check_end(search, 143, "interrupted by SIGTERM;")
+    record_fault("SIGTERM as a group starts", seconds=[seconds])
+    assert "ERROR" not in search.said
+
+
+SWALLOWED = """\
+import gc, os, signal, time
+from vpetl_ray.stop_signals import Terminated, exit_code, sigterm_unwinds
+
+class Struck:
+    def __del__(self):
+        os.kill(os.getpid(), signal.SIGTERM)
+        for _ in range(10_000):
+            pass
+
+try:
+    with sigterm_unwinds():
+        thing = Struck()
+        del thing
+        time.sleep(60)
+except Terminated:
+    raise SystemExit(exit_code())
+"""
+
+
+def test_sigterm_in_a_finalizer_is_not_lost():
+    done = subprocess.run([sys.executable, "-c", SWALLOWED], timeout=30, capture_output=True)
+    assert done.returncode == 143, done.stderr.decode()
+    assert not done.stderr

@@ -5,10 +5,10 @@ import ray
 
 from tests.tuning.test_trial_runner import NARROW, WIDE, config, groups, tensors
 from vpetl_ray.petl.config import PetlConfig
-from vpetl_ray.tuning.cluster import free_nodes, plan_groups
+from vpetl_ray.tuning.cluster import all_nodes, plan_groups
 from vpetl_ray.tuning.dispatcher_actor import start_dispatcher
 from vpetl_ray.tuning.messages import Outcome, OutcomeState, make_task
-from vpetl_ray.tuning.worker_group import start_groups
+from vpetl_ray.tuning.worker_group import worker_groups
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
 
@@ -20,19 +20,18 @@ TRIALS = {"wide": WIDE, "narrow": NARROW, "probe": PetlConfig(), "again": WIDE}
 def run_all(setup, workers):
     """Epochs and tensors of every trial, in one group of so many workers."""
     plan = plan_groups(
-        free_nodes(),
+        all_nodes(),
         num_groups=1,
         workers_per_group=workers,
         cpus_per_worker=1,
         gpus_per_worker=None,
     )
     dispatcher = start_dispatcher()
-    running = start_groups(setup, plan, dispatcher)
-    for name, petl in TRIALS.items():
-        task = make_task(name, config(petl, probe_epochs=3), until_epoch=99)
-        ray.get(dispatcher.submit.remote(task))
-    found = {name: finish(dispatcher, name) for name in TRIALS}
-    running.close()
+    with worker_groups(setup, plan, dispatcher):
+        for name, petl in TRIALS.items():
+            task = make_task(name, config(petl, probe_epochs=3), until_epoch=99)
+            ray.get(dispatcher.submit.remote(task))
+        found = {name: finish(dispatcher, name) for name in TRIALS}
     ray.kill(dispatcher)
     return found
 

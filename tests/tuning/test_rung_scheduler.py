@@ -23,7 +23,7 @@ from vpetl_ray.tuning.rung_scheduler import RungScheduler
 from vpetl_ray.tuning.space import Space
 from vpetl_ray.tuning.trainable import RUNGS, TRAINABLE_PARAMS, TRIAL_ID
 from vpetl_ray.tuning.trial_protocol import EpochOutput, GroupSetup
-from vpetl_ray.tuning.worker_group import start_groups
+from vpetl_ray.tuning.worker_group import worker_groups
 
 pytestmark = pytest.mark.timeout(400)  # groups start slowly on a busy machine
 
@@ -113,10 +113,8 @@ def search(
     plan = plan_groups(
         free_nodes(), num_groups=2, workers_per_group=1, cpus_per_worker=1, gpus_per_worker=0
     )
-    groups = start_groups(
-        GroupSetup(make_runner=lambda payload, context: PretendRunner()), plan, dispatcher
-    )
-    try:
+    setup = GroupSetup(make_runner=lambda payload, context: PretendRunner())
+    with worker_groups(setup, plan, dispatcher):
         found = run_trials(
             study,
             dispatcher,
@@ -128,9 +126,7 @@ def search(
             halving=halving,
             checkpoints=RungCheckpoints(tmp_path / "paused"),
         )
-    finally:
-        groups.close()
-        ray.kill(dispatcher)
+    ray.kill(dispatcher)
     assert found is end
     return tensors
 

@@ -19,10 +19,11 @@ from vpetl_ray.tuning.seed_runs import SeedRuns, runs_of
 class FakeGroup(threading.Thread):
     """Answers every task at once: accuracy is the seed, by views one more."""
 
-    def __init__(self, dispatcher, group, *, fails=(), interrupts=None):
+    def __init__(self, dispatcher, group, *, fails=(), interrupts=None, hangs=None):
         super().__init__(daemon=True)
         self.dispatcher, self.group = dispatcher, group
-        self.fails, self.interrupts = fails, interrupts
+        self.fails, self.interrupts, self.hangs = fails, interrupts, hangs
+        self.released = threading.Event()
         self.tasks = []
 
     def run(self):
@@ -43,6 +44,9 @@ class FakeGroup(threading.Thread):
             self.train(lease, task)
         else:
             assert task.start_state == b"tensors"
+            if task.trial_id == self.hangs:
+                os.kill(os.getpid(), signal.SIGINT)
+                self.released.wait()
             metrics = {"top1": task.seed, "views_top1": task.seed + 1, "num_views": 4}
             self.call("report", lease, epoch=0, metrics=metrics, state=None, final=b"")
 
@@ -109,6 +113,7 @@ def run_seeds(dispatcher, seeds, *groups):
     is_whole = runs.run()
     ray.get(dispatcher.close.remote())
     for group in groups:
+        group.released.set()
         group.join()
     return is_whole, watcher
 
@@ -151,6 +156,18 @@ def test_an_interruption_keeps_what_was_finished_and_starts_nothing_more(dispatc
     assert list(watcher.records) == ["seed0"]
     assert watcher.records["seed0"].test_top1 == 0.0
     assert watcher.started == ["seed0", "seed1"]
+
+
+def test_an_interruption_does_not_wait_for_a_long_epoch_and_keeps_what_is_trained(
+    dispatcher, monkeypatch
+):
+    monkeypatch.setattr("vpetl_ray.tuning.seed_runs.CLOSE_SECONDS", 0.5)
+    group = FakeGroup(dispatcher, 0, hangs="seed1.test")
+    is_whole, watcher = run_seeds(dispatcher, [0, 1, 2], group)
+    assert not is_whole
+    assert list(watcher.records) == ["seed0", "seed1"]
+    assert watcher.records["seed1"].state is TrialState.COMPLETE
+    assert watcher.records["seed1"].test_top1 is None
 
 
 def test_seeds_without_groups_fail_with_the_reason(dispatcher):

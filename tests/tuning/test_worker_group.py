@@ -17,7 +17,7 @@ from vpetl_ray.tuning.group_worker import GroupConfig
 from vpetl_ray.tuning.messages import Outcome, OutcomeState, make_task
 from vpetl_ray.tuning.trial_protocol import GroupSetup
 from vpetl_ray.tuning.warm_trainer import make_trainer
-from vpetl_ray.tuning.worker_group import start_groups
+from vpetl_ray.tuning.worker_group import WorkerGroups
 
 pytestmark = pytest.mark.timeout(400)  # Ray starts slowly where the machine is busy
 
@@ -41,7 +41,8 @@ class Search:
         setup = GroupSetup(
             make_runner=scripted_runner.ScriptedRunner, payload=payload, shared=np.ones(1000)
         )
-        self.groups = start_groups(setup, plan, self.dispatcher)
+        self.groups = WorkerGroups(setup, plan, self.dispatcher)
+        self.groups.start()
 
     def call(self, method, *arguments, **more):
         return ray.get(getattr(self.dispatcher, method).remote(*arguments, **more))

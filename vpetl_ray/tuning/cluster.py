@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import logging
 import math
 import os
@@ -24,6 +25,8 @@ from vpetl_ray.tuning.signs_of_life import STUCK_SECONDS
 CONNECT_SECONDS = 10.0
 """How long a cluster's address may take to answer at all."""
 
+GROUP_THREAD = "vpetl-group"
+"""How the names of the threads begin that wait for worker groups, in Ray's calls."""
 
 logger = logging.getLogger(__name__)
 
@@ -184,6 +187,17 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     try:
         yield
     finally:
+        _leave()
+
+
+def _leave() -> None:
+    """Leave Ray; with a group that did not end in its time, when the process does.
+
+    Ray's core ends a process, and with exit code 1, of which a thread calls it after a shutdown.
+    """
+    if any(thread.name.startswith(GROUP_THREAD) for thread in threading.enumerate()):
+        atexit.unregister(ray.shutdown)
+    else:
         ray.shutdown()
 
 

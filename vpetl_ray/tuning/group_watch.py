@@ -31,7 +31,7 @@ WATCH_SECONDS = 2.0
 
 
 class GroupWatch:
-    """Looks after the nodes of a cluster until `stop`.
+    """Looks after the nodes of a cluster, from `start` to `stop`.
 
     Args:
         groups: what is added to.
@@ -55,15 +55,19 @@ class GroupWatch:
         self._num_given = 0
         self._claim = Claim.of(plan, began=time.time(), search=secrets.token_hex(8))
         self._board = ClaimsBoard()
-        self._board.write(self._claim)
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="vpetl-nodes", daemon=True)
+
+    def start(self) -> None:
+        """Tell other searches what this one has, and begin to look."""
+        self._board.write(self._claim)
         self._thread.start()
 
     def stop(self) -> None:
         """Look no more, and leave the cluster to the others."""
         self._stopped.set()
-        self._thread.join(10.0 * WATCH_SECONDS)
+        if self._thread.ident is not None:
+            self._thread.join(5.0 * WATCH_SECONDS)
         try:
             self._board.withdraw()
         except ray.exceptions.RayError:

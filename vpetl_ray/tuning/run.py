@@ -57,9 +57,14 @@ class TrialsEnd(Enum):
 class Interruption:
     """An orderly end at the first Ctrl-C or SIGTERM; the second raises KeyboardInterrupt."""
 
-    def __init__(self, on_interrupt: Callable[[], None]) -> None:
+    def __init__(self, on_interrupt: Callable[[], object]) -> None:
         self._on_interrupt = on_interrupt
+        self._began = 0.0
         self.happened = threading.Event()
+
+    def is_older_than(self, seconds: float) -> bool:
+        """Say whether it happened, so many seconds ago or more."""
+        return self.happened.is_set() and time.monotonic() - self._began >= seconds
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -78,6 +83,7 @@ class Interruption:
         note_signal(number)
         if self.happened.is_set():
             raise KeyboardInterrupt
+        self._began = time.monotonic()
         self.happened.set()
         # Not here: a signal handler that calls into Ray can meet Ray's own locks.
         threading.Thread(target=self._on_interrupt, daemon=True).start()
@@ -138,7 +144,7 @@ def run_trials(
 
     def stop() -> None:
         searcher.interrupt()
-        ray.get(dispatcher.close.remote())
+        dispatcher.close.remote()
 
     interruption = Interruption(stop)
     with tempfile.TemporaryDirectory(prefix="vpetl_tune_") as scratch, interruption.listening():

@@ -9,7 +9,7 @@ others go on.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -27,6 +27,7 @@ from vpetl_ray.tuning.messages import (
 from vpetl_ray.tuning.run import Interruption
 from vpetl_ray.tuning.searcher import SearchObserver
 from vpetl_ray.tuning.space import TrialConfig
+from vpetl_ray.tuning.worker_group import CLOSE_SECONDS
 
 WAIT_SECONDS = 1.0
 """How long a wait for news lasts before Python may look at its signals."""
@@ -94,13 +95,16 @@ class SeedRuns:
         self._num_concurrent = num_concurrent
         self._observers = tuple(observers)
         self._keep_tensors = keep_tensors
-        self._interruption = Interruption(lambda: ray.get(dispatcher.close.remote()))
+        self._interruption = Interruption(dispatcher.close.remote)
 
     def run(self) -> bool:
         """Run them; False where Ctrl-C or SIGTERM ended it before all of them were measured."""
         live: dict[Any, _SeedRun] = {}
         with self._interruption.listening():
             while live or (self._waiting and not self._is_interrupted):
+                if self._interruption.is_older_than(CLOSE_SECONDS):
+                    self._leave(live.values())
+                    break
                 while self._waiting and len(live) < self._num_concurrent:
                     self._start(self._waiting.popleft(), live)
                 ready, _ = ray.wait(list(live), num_returns=1, timeout=WAIT_SECONDS)
@@ -129,6 +133,12 @@ class SeedRuns:
 
     def _listen(self, run: _SeedRun, live: dict[Any, _SeedRun]) -> None:
         live[self._dispatcher.next_results.remote(run.task_id)] = run
+
+    def _leave(self, runs: Iterable[_SeedRun]) -> None:
+        """Keep what is trained of runs whose group did not answer in time: an epoch can be long."""
+        for run in runs:
+            if run.test_task is not None:
+                self._tell(run.record)
 
     def _take(self, run: _SeedRun, messages: Sequence[EpochReport | Outcome]) -> bool:
         """Take what came of the seed's present task; False where nothing will come any more."""

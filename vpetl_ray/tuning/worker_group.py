@@ -17,12 +17,14 @@ import shutil
 import tempfile
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import ray
 from ray.util.placement_group import remove_placement_group
 
 from vpetl_ray.errors import SearchError
-from vpetl_ray.tuning.cluster import GroupPlan
+from vpetl_ray.tuning.cluster import GROUP_THREAD, GroupPlan
 from vpetl_ray.tuning.group_worker import GroupConfig
 from vpetl_ray.tuning.messages import DispatcherHandle
 from vpetl_ray.tuning.trial_protocol import GroupSetup
@@ -37,31 +39,35 @@ MAX_LOST_CONTROLLERS = 3
 """How often a group is started anew whose controller was lost: on the head, where it is nobody's
 fault. What happens to its workers is Ray Train's to mend, as often as it takes."""
 
-KILL_SECONDS = 30.0
-"""How long Ray Train may take to notice that, which it does within seconds, and return."""
+END_SECONDS = 25.0
+"""How long all of that may take: who sends SIGTERM gives half a minute, often."""
 
 _UNANSWERED = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
 class WorkerGroups:
-    """The groups of one search; which start at once, until `close`."""
+    """The groups of one search, from `start` to `close`; see `worker_groups`."""
 
     def __init__(self, setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandle) -> None:
         self.plan = plan
         self._dispatcher = dispatcher
-        self._storage = tempfile.mkdtemp(prefix="vpetl_groups_")
-        self._environment = {name: os.environ.get(name) for name in TRAIN_SETTINGS}
-        for name, value in TRAIN_SETTINGS.items():
-            os.environ.setdefault(name, value)
         self._shared = ray.put(setup.shared)
         self._setup = ray.put(dataclasses.replace(setup, shared=None))
+        self._storage = ""
+        self._added_settings: list[str] = []
         self._lock = threading.Lock()
         self._errors: dict[int, str] = {}
         self._num_running = 0
         self._given: set[int] = set()
         self._is_closing = False
         self._threads: list[threading.Thread] = []
-        self.add(plan.num_groups)
+
+    def start(self) -> None:
+        """Start the plan's groups side by side; return at once."""
+        self._storage = tempfile.mkdtemp(prefix="vpetl_groups_")
+        self._added_settings = [name for name in TRAIN_SETTINGS if name not in os.environ]
+        os.environ.update({name: TRAIN_SETTINGS[name] for name in self._added_settings})
+        self.add(self.plan.num_groups)
 
     def add(self, num_groups: int) -> None:
         """Start so many more groups; one that finds no room waits for it."""
@@ -72,7 +78,7 @@ class WorkerGroups:
             first = len(self._threads)
             new = [
                 threading.Thread(
-                    target=self._run, args=(group,), name=f"vpetl-group{group}", daemon=True
+                    target=self._run, args=(group,), name=f"{GROUP_THREAD}{group}", daemon=True
                 )
                 for group in range(first, first + num_groups)
             ]
@@ -121,26 +127,26 @@ class WorkerGroups:
         """End all groups and wait until nothing of them is left.
 
         Trials that run are cancelled after their epoch; a group that takes longer than
-        `CLOSE_SECONDS` for that is killed. May be called again.
+        `CLOSE_SECONDS` for that is killed. After `END_SECONDS` it is left to the end of the
+        process. May be called again.
         """
         with self._lock:
             if self._is_closing:
                 return
             self._is_closing = True
+        deadline = time.monotonic() + END_SECONDS
         try:
-            # Without a dispatcher the workers end by themselves: it does not answer them.
-            with contextlib.suppress(*_UNANSWERED):
-                ray.get(self._dispatcher.close.remote(), timeout=KILL_SECONDS)
-            if not self._join(CLOSE_SECONDS):
+            self._dispatcher.close.remote()
+            if not self._join(time.monotonic() + CLOSE_SECONDS):
+                # Without a dispatcher the workers end by themselves: it does not answer them.
                 with contextlib.suppress(*_UNANSWERED):
-                    self._kill_workers()
-                if not self._join(KILL_SECONDS):
+                    self._kill_workers(deadline)
+                if not self._join(deadline):
                     logger.warning("%d worker groups did not end in time", self._num_running)
         finally:
             shutil.rmtree(self._storage, ignore_errors=True)
-            for name, value in self._environment.items():
-                if value is None:
-                    os.environ.pop(name, None)
+            for name in self._added_settings:
+                os.environ.pop(name, None)
 
     def _run(self, group: int) -> None:
         try:
@@ -186,36 +192,37 @@ class WorkerGroups:
         except ray.exceptions.RayError:
             logger.debug("the dispatcher was gone before group %d", group, exc_info=True)
 
-    def _join(self, seconds: float) -> bool:
-        deadline = time.monotonic() + seconds
-        for thread in self._threads:
+    def _join(self, deadline: float) -> bool:
+        started = [thread for thread in self._threads if thread.ident is not None]
+        for thread in started:
             thread.join(max(0.0, deadline - time.monotonic()))
-        return not any(thread.is_alive() for thread in self._threads)
+        return not any(thread.is_alive() for thread in started)
 
-    def _kill_workers(self) -> None:
+    def _kill_workers(self, deadline: float) -> None:
         """Kill what still runs; the restarted workers find the dispatcher closed and return."""
-        for worker in ray.get(self._dispatcher.workers.remote(), timeout=KILL_SECONDS):
+        seconds = max(0.0, deadline - time.monotonic())
+        for worker in ray.get(self._dispatcher.workers.remote(), timeout=seconds):
             ray.kill(worker)
 
 
-def start_groups(setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandle) -> WorkerGroups:
-    """Start all groups of a plan side by side; return at once, unless they wait for nodes.
+@contextmanager
+def worker_groups(
+    setup: GroupSetup, plan: GroupPlan, dispatcher: DispatcherHandle
+) -> Iterator[WorkerGroups]:
+    """Run all groups of a plan side by side for the length of the block.
 
     Args:
         setup: what every worker builds once.
         plan: how many groups of which size.
         dispatcher: where they get their trials from.
 
-    Returns:
-        The running groups. If all of them end before they are closed, every live trial fails.
-
-    Raises:
-        SearchError: they wait for nodes, and none came in time.
+    Yields:
+        The groups, which have just been started. If all of them end before they are closed, every
+        live trial fails.
     """
     groups = WorkerGroups(setup, plan, dispatcher)
-    try:
-        groups.wait_for_first()
-    except SearchError:
+    try:  # a signal must find it here before the first thread is there
+        groups.start()
+        yield groups
+    finally:
         groups.close()
-        raise
-    return groups
