@@ -11,7 +11,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from vpetl_ray.tuning.cluster import GroupPlan
-from vpetl_ray.tuning.group_worker import GroupConfig, LossCallback, serve_group
+from vpetl_ray.tuning.group_worker import ControllerNote, GroupConfig, LossCallback, serve_group
 from vpetl_ray.tuning.process_group import ProcessGroupConfig
 
 TRAIN_SETTINGS = {
@@ -28,6 +28,7 @@ TRAIN_SETTINGS = {
 }
 """Environment variables that Ray Train reads in the driver and hands on."""
 
+_NOTES = (ControllerNote, LossCallback)
 _UNUSED_CALLBACKS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
@@ -78,6 +79,7 @@ def make_trainer(config: GroupConfig, plan: GroupPlan, storage_path: str) -> War
     if plan.gpus_per_worker:
         resources["GPU"] = float(plan.gpus_per_worker)
     name = f"group{config['group']}"
+    callbacks = [note(config["group"], config["dispatcher"]) for note in _NOTES]
     backend: str = plan.backend
     if backend == "auto":
         backend = "nccl" if plan.gpus_per_worker else "gloo"
@@ -95,7 +97,7 @@ def make_trainer(config: GroupConfig, plan: GroupPlan, storage_path: str) -> War
             name=name,
             storage_path=storage_path,
             failure_config=FailureConfig(max_failures=-1),
-            callbacks=[LossCallback(config["group"], config["dispatcher"])],  # type: ignore[list-item]
+            callbacks=callbacks,  # type: ignore[arg-type]
             worker_runtime_env={"env_vars": _worker_environment()},
         ),
     )

@@ -19,6 +19,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import ray
 from ray.util.placement_group import remove_placement_group
@@ -33,15 +34,17 @@ from vpetl_ray.tuning.warm_trainer import TRAIN_SETTINGS, make_trainer
 logger = logging.getLogger(__name__)
 
 CLOSE_SECONDS = 5.0
-"""How long a group may take to end its epoch and return before its workers are killed."""
+"""How long a group may take to end its epoch and return before it is killed."""
 
 MAX_LOST_CONTROLLERS = 3
 """How often a group is started anew whose controller was lost: on the head, where it is nobody's
 fault. What happens to its workers is Ray Train's to mend, as often as it takes."""
 
-END_SECONDS = 25.0
-"""How long all of that may take: who sends SIGTERM gives half a minute, often."""
+END_SECONDS = 15.0
+"""How long all of that may take: who sends SIGTERM gives half a minute, often, and MLflow and
+object storage are told in it, too."""
 
+_LOOK_SECONDS = 0.5
 _UNANSWERED = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
@@ -127,22 +130,22 @@ class WorkerGroups:
         """End all groups and wait until nothing of them is left.
 
         Trials that run are cancelled after their epoch; a group that takes longer than
-        `CLOSE_SECONDS` for that is killed. After `END_SECONDS` it is left to the end of the
-        process. May be called again.
+        `CLOSE_SECONDS` for that is killed, and one that is still starting at once. What has not
+        ended after `END_SECONDS` is left to the end of the process. May be called again.
         """
         with self._lock:
             if self._is_closing:
                 return
             self._is_closing = True
-        deadline = time.monotonic() + END_SECONDS
+        begin = time.monotonic()
         try:
             self._dispatcher.close.remote()
-            if not self._join(time.monotonic() + CLOSE_SECONDS):
-                # Without a dispatcher the workers end by themselves: it does not answer them.
-                with contextlib.suppress(*_UNANSWERED):
-                    self._kill_workers(deadline)
-                if not self._join(deadline):
+            while not self._join(_LOOK_SECONDS):
+                seconds = time.monotonic() - begin
+                if seconds >= END_SECONDS:
                     logger.warning("%d worker groups did not end in time", self._num_running)
+                    break
+                self._kill(self._dispatcher.controllers.remote(starting=seconds < CLOSE_SECONDS))
         finally:
             shutil.rmtree(self._storage, ignore_errors=True)
             for name in self._added_settings:
@@ -192,17 +195,18 @@ class WorkerGroups:
         except ray.exceptions.RayError:
             logger.debug("the dispatcher was gone before group %d", group, exc_info=True)
 
-    def _join(self, deadline: float) -> bool:
+    def _join(self, seconds: float) -> bool:
         started = [thread for thread in self._threads if thread.ident is not None]
+        deadline = time.monotonic() + seconds
         for thread in started:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in started)
 
-    def _kill_workers(self, deadline: float) -> None:
-        """Kill what still runs; the restarted workers find the dispatcher closed and return."""
-        seconds = max(0.0, deadline - time.monotonic())
-        for worker in ray.get(self._dispatcher.workers.remote(), timeout=seconds):
-            ray.kill(worker)
+    def _kill(self, controllers: ray.ObjectRef[list[Any]]) -> None:
+        """Kill groups, each by its controller; without a dispatcher they end by themselves."""
+        with contextlib.suppress(*_UNANSWERED):
+            for controller in ray.get(controllers, timeout=CLOSE_SECONDS):
+                ray.kill(controller)
 
 
 @contextmanager
