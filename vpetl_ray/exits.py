@@ -16,18 +16,18 @@ import typer
 from rich.console import Console
 
 from vpetl_ray.results.tracking import TrackingReport
-from vpetl_ray.stop_signals import ended_by, exit_code, sigterm_unwinds
+from vpetl_ray.stop_signals import ended_by, exit_code, signals_unwind
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
 
 
 def run_door(command: Callable[..., Any]) -> NoReturn:
-    """Run a command line as the whole of its process, SIGTERM unwinding it."""
+    """Run a command line as the whole of its process, which Ctrl-C and SIGTERM unwind."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     app.command()(command)
     code: int | str | None = EXIT_DONE
     try:
-        with sigterm_unwinds():
+        with signals_unwind():
             app()
     except SystemExit as end:
         code = end.code

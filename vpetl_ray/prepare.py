@@ -28,7 +28,7 @@ from vpetl_ray.data.store_files import BuildProgress
 from vpetl_ray.decode_words import before_sentence
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.spec.load import load_spec
-from vpetl_ray.stop_signals import exit_code, sigterm_unwinds
+from vpetl_ray.stop_signals import exit_code, signals_unwind
 
 EXIT_INPUT = 2
 _MAX_SHOWN = 20
@@ -196,7 +196,7 @@ def _report(console: Console, prepared: PreparedStore) -> None:
 
 def main() -> None:
     """Run the command line."""
-    with sigterm_unwinds():
+    with signals_unwind():
         typer.run(prepare)
 
 

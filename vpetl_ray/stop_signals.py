@@ -1,13 +1,31 @@
-"""SIGTERM ends a command in order, as Ctrl-C does, and the exit code says which of them it was."""
+"""Ctrl-C and SIGTERM end a command in order, and the exit code says which of them it was.
+
+Both raise in the main thread, as Python's own Ctrl-C does, so that everything unwinds. Raised
+between any two lines, that can be lost (a bare `except` around an import, a finalizer), and can
+leave a lock taken for good: `logging` of Python 3.11 takes its own outside of a `try`, and every
+other thread then waits for it. So it is raised where that cannot be, and once more where nothing
+unwound.
+"""
 
 from __future__ import annotations
 
+import queue
 import signal
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
+from typing import Any
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+_TICK_SECONDS = 0.05
+_LONGEST_WAIT = 10.0
+"""For a place to raise at; after that, it is raised anywhere."""
+_LOST_SECONDS = 1.0
+"""How long nothing may unwind after it was raised."""
+_NOT_WITHIN = frozenset({"logging", "importlib._bootstrap", "importlib._bootstrap_external"})
 
 
 class Terminated(KeyboardInterrupt):
@@ -33,38 +51,88 @@ def exit_code() -> int:
     return 128 + ended_by()
 
 
+class _Delivery:
+    """Raises what a signal asks for, in the main thread and at a moment that suits."""
+
+    def __init__(self) -> None:
+        self.is_over = False
+        self._number: int = signal.SIGINT
+        self._due_since: float | None = None
+        self._raised: BaseException | None = None
+        self._is_tick = False
+        # A handler may come while its own thread holds any lock: this one queue asks for none.
+        self._signals: queue.SimpleQueue[None] = queue.SimpleQueue()
+        ticker = threading.Thread(target=self._tick, name="vpetl-signals", daemon=True)
+        ticker.start()
+
+    def handle(self, number: int, frame: FrameType | None) -> None:
+        """Take a signal, or a tick that asks once more; raises where it may."""
+        if self._is_tick:
+            self._is_tick = False
+        else:
+            note_signal(number)
+            self._number, self._due_since = number, time.monotonic()
+            self._signals.put(None)
+        if self._due_since is not None and self._may_raise(frame, self._due_since):
+            self._due_since = None
+            self._raised = Terminated() if self._number == signal.SIGTERM else KeyboardInterrupt()
+            raise self._raised
+
+    def _may_raise(self, frame: FrameType | None, since: float) -> bool:
+        if time.monotonic() - since > _LONGEST_WAIT:
+            return True
+        while frame is not None:
+            is_finalizer = frame.f_code.co_name == "__del__"
+            if is_finalizer or frame.f_globals.get("__name__") in _NOT_WITHIN:
+                return False
+            frame = frame.f_back
+        return True
+
+    def _tick(self) -> None:
+        """Ask for what is due, from the first signal on: it may be lost at any time."""
+        self._signals.get()
+        main = threading.main_thread().ident
+        assert main is not None
+        unwound_at = time.monotonic()
+        while not self.is_over:
+            time.sleep(_TICK_SECONDS)
+            if self._is_unwinding(main):
+                unwound_at = time.monotonic()
+            if self._due_since is None:
+                if time.monotonic() - unwound_at < _LOST_SECONDS:
+                    continue
+                unwound_at = self._due_since = time.monotonic()
+            self._is_tick = True
+            signal.pthread_kill(main, self._number)
+
+    def _is_unwinding(self, main: int) -> bool:
+        """Say whether the main thread is at what an `except` or `finally` does about it."""
+        found: Any = sys._current_exceptions().get(main)
+        error = found[1] if isinstance(found, tuple) else found  # before and from Python 3.12 on
+        while error is not None and error is not self._raised:
+            error = error.__context__
+        return error is not None
+
+
 @contextmanager
-def sigterm_unwinds() -> Iterator[None]:
-    """Let SIGTERM raise `Terminated` within the block; not in a thread, which gets no signals."""
+def signals_unwind() -> Iterator[None]:
+    """Let Ctrl-C raise `KeyboardInterrupt` and SIGTERM `Terminated` within the block.
+
+    Not in a thread, which gets no signals; and who started this command may have it ignore Ctrl-C.
+    """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     _received.clear()
-    before = signal.signal(signal.SIGTERM, _raise)
-    hook = sys.unraisablehook
-    sys.unraisablehook = _raise_again
+    delivery = _Delivery()
+    before = {
+        number: signal.signal(number, delivery.handle)
+        for number in _SIGNALS
+        if signal.getsignal(number) is not signal.SIG_IGN
+    }
     try:
         yield
     finally:
-        sys.unraisablehook = hook
-        signal.signal(signal.SIGTERM, before)
-
-
-_SECONDS_TO_RETURN = 0.1
-
-
-def _raise_again(unraisable: sys.UnraisableHookArgs) -> None:
-    """Raise once more what came while a finalizer or a callback ran, where Python drops it."""
-    if not issubclass(unraisable.exc_type, KeyboardInterrupt):
-        sys.__unraisablehook__(unraisable)
-        return
-    main = threading.main_thread().ident
-    assert main is not None
-    timer = threading.Timer(_SECONDS_TO_RETURN, signal.pthread_kill, (main, ended_by()))
-    timer.daemon = True
-    timer.start()
-
-
-def _raise(number: int, frame: FrameType | None) -> None:
-    note_signal(number)
-    raise Terminated
+        delivery.is_over = True
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -15,7 +15,7 @@ from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, end_interrupted, fail
 from vpetl_ray.results.tracking import Tracker, TrackingReport
 from vpetl_ray.results.waiting_records import WAITING_FILE, Waiting, read_waiting
 from vpetl_ray.results_folder import SPEC_FILE, locked
-from vpetl_ray.stop_signals import sigterm_unwinds
+from vpetl_ray.stop_signals import signals_unwind
 
 PATIENCE_SECONDS = 60.0
 LONGEST_SECONDS = 24 * 3600.0
@@ -86,7 +86,7 @@ def _deliver(waiting: Waiting, console: Console, patience: float) -> TrackingRep
 
 def main() -> None:
     """Run the command; also installed as `vpetl-sync`."""
-    with sigterm_unwinds():
+    with signals_unwind():
         typer.run(sync)
 
 

@@ -124,28 +124,66 @@ def test_sigterm_between_the_start_of_a_group_and_the_next_line(
     assert "ERROR" not in search.said
 
 
-SWALLOWED = """\
-import gc, os, signal, time
-from vpetl_ray.stop_signals import Terminated, exit_code, sigterm_unwinds
+UNWINDS = """\
+import logging, os, signal, sys, threading, time
+from vpetl_ray.stop_signals import exit_code, signals_unwind
 
-class Struck:
+def strike():
+    os.kill(os.getpid(), signal.{number})
+    for _ in range(10_000):
+        pass
+
+class Finalized:
     def __del__(self):
-        os.kill(os.getpid(), signal.SIGTERM)
-        for _ in range(10_000):
-            pass
+        strike()
+
+class Struck(logging.Filter):
+    def filter(self, record):
+        logging._lock.acquire()
+        strike()
+        logging._lock.release()
+        return True
+
+def in_a_finalizer():
+    Finalized()
+
+def below_a_bare_except():
+    try:
+        strike()
+    except:
+        pass
+
+def in_logging():
+    logging.getLogger().addFilter(Struck())
+    logging.error("x")
+
+def while_it_ends():
+    try:
+        strike()
+    finally:
+        time.sleep(3)
+        print("ended in order")
 
 try:
-    with sigterm_unwinds():
-        thing = Struck()
-        del thing
+    with signals_unwind():
+        {where}()
         time.sleep(60)
-except Terminated:
-    raise SystemExit(exit_code())
+except KeyboardInterrupt:
+    other = threading.Thread(target=logging.getLogger, args=("new",), daemon=True)
+    other.start()
+    other.join(5)
+    raise SystemExit("the lock of logging is lost" if other.is_alive() else exit_code())
 """
 
 
-def test_sigterm_in_a_finalizer_is_not_lost():
-    command = [sys.executable, "-c", SWALLOWED]
-    done = subprocess.run(command, check=False, timeout=30, capture_output=True)
-    assert done.returncode == 143, done.stderr.decode()
-    assert not done.stderr
+@pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
+@pytest.mark.parametrize(
+    "where", ["in_a_finalizer", "below_a_bare_except", "in_logging", "while_it_ends"]
+)
+def test_a_signal_is_neither_lost_nor_leaves_a_lock_nor_comes_twice(where, number):
+    script = UNWINDS.format(where=where, number=number)
+    command = [sys.executable, "-c", script]
+    done = subprocess.run(command, check=False, timeout=40, capture_output=True, text=True)
+    assert done.returncode == {"SIGTERM": 143, "SIGINT": 130}[number], done.stderr
+    assert "Traceback" not in done.stderr
+    assert done.stdout == ("ended in order\n" if where == "while_it_ends" else "")

@@ -16,9 +16,11 @@ from functools import partial
 from typing import Any
 
 import ray
+from ray._private import utils
 from ray._private.state import available_resources_per_node
 
 from vpetl_ray.errors import SearchError
+from vpetl_ray.tuning.own_processes import OwnProcesses
 from vpetl_ray.tuning.placement import Backend, Placement
 from vpetl_ray.tuning.signs_of_life import STUCK_SECONDS
 
@@ -178,25 +180,32 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
         settings["runtime_env"] = {"env_vars": {"PYTHONDONTWRITEBYTECODE": ""}}
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
+    own = OwnProcesses()
     try:
         _knock(address)
-        _start(settings)
-    except Exception as error:  # Ray raises the bare class where a start takes too long
+        with own.marked():
+            _start(settings)
+    except BaseException as error:
+        own.kill()
+        if not isinstance(error, Exception):
+            raise
+        # Ray raises the bare class where a start takes too long.
         where = "on this machine" if address == "local" else f"at {address}"
         raise SearchError(f"no Ray cluster {where}: {error}") from error
     try:
         yield
     finally:
-        _leave()
+        _leave(own)
 
 
-def _leave() -> None:
+def _leave(own: OwnProcesses) -> None:
     """Leave Ray; with a group that did not end in its time, when the process does.
 
     Ray's core ends a process, and with exit code 1, of which a thread calls it after a shutdown.
     """
     if any(thread.name.startswith(GROUP_THREAD) for thread in threading.enumerate()):
         atexit.unregister(ray.shutdown)
+        atexit.register(own.kill)
     else:
         ray.shutdown()
 
@@ -224,18 +233,16 @@ def _start(settings: Mapping[str, Any]) -> None:
 
 @contextmanager
 def _keeping_sigterm() -> Iterator[None]:
-    """Give SIGTERM back to who had it: Ray takes it for an exit with code 1 and without a word."""
+    """Leave SIGTERM to who has it: Ray takes it for an exit with code 1 and without a word."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
     handler = signal.getsignal(signal.SIGTERM)
+    ours, utils.set_sigterm_handler = utils.set_sigterm_handler, lambda _: None
     try:
         yield
-    except SystemExit:  # SIGTERM came meanwhile, and Ray has ended its processes
-        if callable(handler):
-            handler(signal.SIGTERM, None)
-        raise
     finally:
+        utils.set_sigterm_handler = ours
         signal.signal(signal.SIGTERM, handler)
 
 

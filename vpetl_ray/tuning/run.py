@@ -8,6 +8,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import queue
 import signal
 import tempfile
 import threading
@@ -55,16 +56,19 @@ class TrialsEnd(Enum):
 
 
 class Interruption:
-    """An orderly end at the first Ctrl-C or SIGTERM; the second raises KeyboardInterrupt."""
+    """An orderly end at the first Ctrl-C or SIGTERM; the second goes to who had them before."""
 
     def __init__(self, on_interrupt: Callable[[], object]) -> None:
         self._on_interrupt = on_interrupt
+        self._before: dict[int, Any] = {}
         self._began = 0.0
-        self.happened = threading.Event()
+        self.happened = False
+        # Put to in the handler, which may come while its thread holds any lock: this takes none.
+        self._ends: queue.SimpleQueue[Callable[[], object]] = queue.SimpleQueue()
 
     def is_older_than(self, seconds: float) -> bool:
         """Say whether it happened, so many seconds ago or more."""
-        return self.happened.is_set() and time.monotonic() - self._began >= seconds
+        return self.happened and time.monotonic() - self._began >= seconds
 
     @contextmanager
     def listening(self) -> Iterator[None]:
@@ -72,37 +76,51 @@ class Interruption:
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.signal(number, self._handle) for number in _SIGNALS}
+        threading.Thread(target=self._call_end, name="vpetl-interrupt", daemon=True).start()
+        self._before = {
+            number: signal.signal(number, self._handle)
+            for number in _SIGNALS
+            if signal.getsignal(number) is not signal.SIG_IGN  # as with `nohup`
+        }
         try:
             yield
         finally:
-            for number, handler in before.items():
+            for number, handler in self._before.items():
                 signal.signal(number, handler)
+            self._ends.put(lambda: None)
+
+    def _call_end(self) -> None:
+        self._ends.get()()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.happened:
+            self._hand_on(number, frame)
+            return
+        self.happened, self._began = True, time.monotonic()
         note_signal(number)
-        if self.happened.is_set():
+        self._ends.put(self._on_interrupt)
+
+    def _hand_on(self, number: int, frame: FrameType | None) -> None:
+        handler = self._before[number]
+        if not callable(handler):  # SIGTERM of a process that is no command of ours
             raise KeyboardInterrupt
-        self._began = time.monotonic()
-        self.happened.set()
-        # Not here: a signal handler that calls into Ray can meet Ray's own locks.
-        threading.Thread(target=self._on_interrupt, daemon=True).start()
+        handler(number, frame)
 
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class _StopWhen(NotSaved, tune.Stopper):
-    """Ends Tune's loop once `event` is set, trials and all."""
+    """Ends Tune's loop once it was interrupted, trials and all."""
 
-    def __init__(self, event: threading.Event) -> None:
-        self._event = event
+    def __init__(self, interruption: Interruption) -> None:
+        self._interruption = interruption
 
     def __call__(self, trial_id: str, result: dict[str, Any]) -> bool:
         return False
 
     def stop_all(self) -> bool:
-        return self._event.is_set()
+        return self._interruption.happened
 
 
 def run_trials(
@@ -154,13 +172,13 @@ def run_trials(
             dispatcher,
             _MOST_ACTORS if grows else num_concurrent,
             Path(scratch),
-            interruption.happened,
+            interruption,
         )
         with _quiet_tune(), _knowing_what_was_lost(dispatcher):
             tuner.fit()
     if searcher.failure is not None:
         raise SearchError(searcher.failure)
-    if interruption.happened.is_set():
+    if interruption.happened:
         return TrialsEnd.INTERRUPTED
     return TrialsEnd.EXHAUSTED if searcher.is_exhausted else TrialsEnd.FINISHED
 
@@ -207,7 +225,7 @@ def _tuner(
     dispatcher: ActorHandle[Any],
     num_concurrent: int,
     scratch: Path,
-    stop: threading.Event,
+    stop: Interruption,
 ) -> tune.Tuner:
     trainable = tune.with_parameters(TrialTrainable, dispatcher=dispatcher)
     # Trials compute nothing: asking for a CPU, they would take it from the groups that do. Their

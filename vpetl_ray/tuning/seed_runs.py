@@ -116,7 +116,7 @@ class SeedRuns:
 
     @property
     def _is_interrupted(self) -> bool:
-        return self._interruption.happened.is_set()
+        return self._interruption.happened
 
     def _start(self, run: _SeedRun, live: dict[Any, _SeedRun]) -> None:
         recipe = run.plan.config.recipe
