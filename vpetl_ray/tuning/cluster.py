@@ -208,6 +208,7 @@ def _leave(own: OwnProcesses) -> None:
         atexit.register(own.kill)
     else:
         ray.shutdown()
+        own.kill()
 
 
 def _knock(address: str) -> None:

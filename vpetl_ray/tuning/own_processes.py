@@ -1,6 +1,6 @@
 """The processes of a private Ray, known by a mark in their environment.
 
-Ray ends its own, but for a start that is cut short, or an end that cannot wait: then some of them
+Ray ends its own, but where an end comes soon after the start, or cannot wait: then some of them
 look for the others for a minute before they end.
 """
 
