@@ -13,6 +13,7 @@ from vpetl_ray.door_options import MAX_SEED, Address
 from vpetl_ray.errors import SearchError, VpetlError
 from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, end_interrupted, fail, run_door
 from vpetl_ray.results.records import TrialState
+from vpetl_ray.stop_signals import set_last_words
 
 
 def confirm(
@@ -71,6 +72,8 @@ def confirm(
             plan.spec.check_files()
     except VpetlError as error:
         fail(str(error), EXIT_INPUT)
+    words = "; what was finished is kept, run it again to go on"
+    set_last_words(words)
     try:
         _confirm(console, plan, address=address)
     except SearchError as error:
@@ -78,7 +81,7 @@ def confirm(
     except VpetlError as error:
         fail(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
-        end_interrupted("; what was finished is kept, run it again to go on")
+        end_interrupted(words)
 
 
 def _confirm(console: Console, plan: ConfirmPlan, *, address: str | None) -> None:

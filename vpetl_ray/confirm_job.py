@@ -85,8 +85,10 @@ class ConfirmJob:
             known, is_whole = plan.known, True
             if plan.runs:
                 known, is_whole = self._train(stack)
-            self._display.stage("telling MLflow")
-            problem = self._tell_mlflow(known)
+            problem = None
+            if is_whole:  # else the next run tells all
+                self._display.stage("telling MLflow")
+                problem = self._tell_mlflow(known)
         return ConfirmResult(confirmation=known, is_whole=is_whole, mlflow_problem=problem)
 
     def _train(self, stack: ExitStack) -> tuple[Confirmation, bool]:

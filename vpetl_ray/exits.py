@@ -4,33 +4,53 @@ from __future__ import annotations
 
 import atexit
 import contextlib
+import functools
 import os
 import shlex
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from signal import SIGTERM
 from typing import Any, NoReturn
 
 import typer
 from rich.console import Console
 
 from vpetl_ray.results.tracking import TrackingReport
-from vpetl_ray.stop_signals import ended_by, exit_code, signals_unwind
+from vpetl_ray.stop_signals import exit_code, ignore_signals, interrupted, signals_unwind
 
 EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
 
 
 def run_door(command: Callable[..., Any]) -> NoReturn:
-    """Run a command line as the whole of its process, which Ctrl-C and SIGTERM unwind."""
+    """Run a command as the whole of its process, which Ctrl-C and SIGTERM unwind."""
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(command)
+    app.command()(unwound(command))
+    run_app(app)
+
+
+def unwound(command: Callable[..., Any]) -> Callable[..., Any]:
+    """Have a command end with one line where it was interrupted and has none of its own to say."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **kwargs: Any) -> Any:
+        try:
+            return command(*args, **kwargs)
+        except KeyboardInterrupt:
+            end_interrupted("")
+
+    return run
+
+
+def run_app(app: typer.Typer, **words: Any) -> NoReturn:
+    """Run a command line, as `run_door` does; `words` are typer's own."""
     code: int | str | None = EXIT_DONE
-    try:
-        with signals_unwind():
-            app()
-    except SystemExit as end:
-        code = end.code
+    with signals_unwind():
+        try:
+            app(**words)
+        except SystemExit as end:
+            code = end.code
+        finally:
+            ignore_signals()
     # Left to itself, the interpreter takes apart all that torch, Ray and MLflow have built, for 2 s
     # after the last line, and pyarrow waits for requests to object storage that were given up.
     if "pyarrow.fs" in sys.modules:
@@ -54,8 +74,8 @@ def end_interrupted(rest: str) -> NoReturn:
     Args:
         rest: what follows "interrupted" in that line.
     """
-    by = " by SIGTERM" if ended_by() is SIGTERM else ""
-    fail(f"interrupted{by}{rest}", exit_code())
+    ignore_signals()
+    fail(interrupted(rest), exit_code())
 
 
 def say_where(console: Console, directory: Path, tracking: TrackingReport) -> None:

@@ -23,6 +23,7 @@ from vpetl_ray.finetune_source import Chosen, Request, choose
 from vpetl_ray.profile_table import say_profile
 from vpetl_ray.results.records import TrialState
 from vpetl_ray.results_folder import check_new_folder
+from vpetl_ray.stop_signals import set_last_words
 
 
 def finetune(
@@ -94,6 +95,8 @@ def finetune(
         check_new_folder(directory)
     except VpetlError as error:
         fail(str(error), EXIT_INPUT)
+    words = f"; what was finished is in {directory}"
+    set_last_words(words)
     try:
         _finetune(console, chosen, seeds, directory, address=address, profile=profile)
     except SearchError as error:
@@ -101,7 +104,7 @@ def finetune(
     except VpetlError as error:
         fail(str(error), EXIT_INPUT)
     except KeyboardInterrupt:
-        end_interrupted("; nothing was trained")
+        end_interrupted(words)
 
 
 def _finetune(

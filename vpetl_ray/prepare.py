@@ -27,10 +27,10 @@ from vpetl_ray.data.prepare_store import PreparedStore, prepare_store
 from vpetl_ray.data.store_files import BuildProgress
 from vpetl_ray.decode_words import before_sentence
 from vpetl_ray.errors import VpetlError
+from vpetl_ray.exits import EXIT_INPUT, run_door
 from vpetl_ray.spec.load import load_spec
-from vpetl_ray.stop_signals import exit_code, signals_unwind
+from vpetl_ray.stop_signals import exit_code, ignore_signals
 
-EXIT_INPUT = 2
 _MAX_SHOWN = 20
 
 
@@ -78,6 +78,7 @@ def prepare(
         Console(stderr=True).print(str(error), style="red", markup=False, highlight=False)
         raise typer.Exit(EXIT_INPUT) from None
     except KeyboardInterrupt:
+        ignore_signals()
         Console(stderr=True).print(watch.last_words, markup=False, highlight=False)
         raise typer.Exit(exit_code()) from None
     _report(console, prepared)
@@ -196,8 +197,7 @@ def _report(console: Console, prepared: PreparedStore) -> None:
 
 def main() -> None:
     """Run the command line."""
-    with signals_unwind():
-        typer.run(prepare)
+    run_door(prepare)
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from vpetl_ray.profile_table import say_profile
 from vpetl_ray.results_folder import check_folder, default_runs, results_url
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.spec.search_spec import SearchSpec
+from vpetl_ray.stop_signals import set_last_words
 
 if TYPE_CHECKING:
     from vpetl_ray.data.mirror import Mirror
@@ -90,6 +91,7 @@ def search(
     except VpetlError as error:
         fail(str(error), EXIT_INPUT)
     go_on = f"go on with: {_resume_command()}"
+    set_last_words(f"; {go_on}")
     try:
         with _mirrored(console, mirror):
             _search(console, loaded, directory, address=address, go_on=go_on, profile=profile)

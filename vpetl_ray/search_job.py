@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from signal import SIGTERM
 
 from rich.console import Console
 
@@ -37,6 +38,7 @@ from vpetl_ray.results.tracking import RunStatus, Tracker, TrackingInfo, Trackin
 from vpetl_ray.results_folder import CHECKPOINT_FOLDER, STUDY_FILE, claimed
 from vpetl_ray.spec.dry_run import frozen_sentence
 from vpetl_ray.spec.search_spec import SearchSpec, spaced
+from vpetl_ray.stop_signals import ended_by
 from vpetl_ray.tuning.budgeted_study import BudgetedStudy
 from vpetl_ray.tuning.cluster import GroupPlan
 from vpetl_ray.tuning.cost_counter import CostCounter
@@ -239,8 +241,11 @@ class SearchJob:
             raise
         finally:
             with _ending(group_stack, ray_stack) if is_over else nullcontext():
-                files.close()
-                tracking = tracker.finish(status, timeout=seconds_for_tracking(status))
+                try:
+                    # Who sends SIGTERM does not wait; who goes on writes it all.
+                    files.close(brief=status == "KILLED" and ended_by() == SIGTERM)
+                finally:
+                    tracking = tracker.finish(status, timeout=seconds_for_tracking(status))
         files.discard_dominated()
         failures = [r.reason for r in study.records if r.state is TrialState.FAILED]
         front = front_of(study.records)

@@ -11,11 +11,10 @@ from rich.console import Console
 from vpetl_ray.addresses import redact
 from vpetl_ray.door_options import refuse_secrets
 from vpetl_ray.errors import SpecError, VpetlError
-from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, end_interrupted, fail
+from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, end_interrupted, fail, run_door
 from vpetl_ray.results.tracking import Tracker, TrackingReport
 from vpetl_ray.results.waiting_records import WAITING_FILE, Waiting, read_waiting
 from vpetl_ray.results_folder import SPEC_FILE, locked
-from vpetl_ray.stop_signals import signals_unwind
 
 PATIENCE_SECONDS = 60.0
 LONGEST_SECONDS = 24 * 3600.0
@@ -86,8 +85,7 @@ def _deliver(waiting: Waiting, console: Console, patience: float) -> TrackingRep
 
 def main() -> None:
     """Run the command; also installed as `vpetl-sync`."""
-    with signals_unwind():
-        typer.run(sync)
+    run_door(sync)
 
 
 if __name__ == "__main__":

@@ -1,5 +1,7 @@
 """Ctrl-C and SIGTERM: state saved, one line that says how to go on, no process left behind."""
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -124,8 +126,57 @@ def test_sigterm_between_the_start_of_a_group_and_the_next_line(
     assert "ERROR" not in search.said
 
 
+@pytest.mark.parametrize(
+    ("fault", "seconds_to_end"),
+    [
+        ("SIGTERM to the group of processes", 15),
+        # Ray is gone before the driver can leave it: that one is ended when its time is over.
+        pytest.param("SIGTERM to every process", 35, marks=pytest.mark.faults),
+    ],
+)
+def test_sigterm_to_more_than_the_driver(start, project, record_fault, fault, seconds_to_end):
+    """As `timeout` sends it, and as Slurm or systemd do."""
+    search = begun(start, *LONG)
+    time.sleep(1)
+    if "every" in fault:
+        for pid in search.processes():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGTERM)
+    else:
+        search.press(signal.SIGTERM)
+    seconds = check_end(search, 143, "interrupted by SIGTERM")
+    lost = int("t0000" not in finished(project / "out"))
+    record_fault(fault, lost=lost, seconds=[seconds])
+    assert not lost
+    assert seconds < seconds_to_end
+
+
+EARLY = """\
+import os, signal
+import vpetl_ray.search as door
+from vpetl_ray.exits import run_door
+
+load = door.load_spec
+
+def struck(*args):
+    os.kill(os.getpid(), signal.SIGTERM)
+    return load(*args)
+
+door.load_spec = struck
+run_door(door.search)
+"""
+
+
+def test_sigterm_while_the_spec_is_read_is_one_line(start, project):
+    (project / "early.py").write_text(EARLY)
+    search = start("--out", "out", script="early.py")
+    assert search.wait(60) == 143
+    assert search.said.strip() == "interrupted by SIGTERM"
+    assert not (project / "out").exists()
+
+
 UNWINDS = """\
-import logging, os, signal, sys, threading, time
+import logging, os, signal, sys, threading, time, weakref
 from vpetl_ray.stop_signals import exit_code, signals_unwind
 
 def strike():
@@ -137,6 +188,9 @@ class Finalized:
     def __del__(self):
         strike()
 
+class Watched:
+    pass
+
 class Struck(logging.Filter):
     def filter(self, record):
         logging._lock.acquire()
@@ -146,6 +200,11 @@ class Struck(logging.Filter):
 
 def in_a_finalizer():
     Finalized()
+
+def in_a_callback():
+    watched = Watched()
+    watcher = weakref.ref(watched, lambda _: strike())
+    del watched
 
 def below_a_bare_except():
     try:
@@ -178,12 +237,13 @@ except KeyboardInterrupt:
 
 @pytest.mark.parametrize("number", ["SIGTERM", "SIGINT"])
 @pytest.mark.parametrize(
-    "where", ["in_a_finalizer", "below_a_bare_except", "in_logging", "while_it_ends"]
+    "where",
+    ["in_a_finalizer", "in_a_callback", "below_a_bare_except", "in_logging", "while_it_ends"],
 )
 def test_a_signal_is_neither_lost_nor_leaves_a_lock_nor_comes_twice(where, number):
     script = UNWINDS.format(where=where, number=number)
     command = [sys.executable, "-c", script]
     done = subprocess.run(command, check=False, timeout=40, capture_output=True, text=True)
     assert done.returncode == {"SIGTERM": 143, "SIGINT": 130}[number], done.stderr
-    assert "Traceback" not in done.stderr
+    assert done.stderr == ("ERROR:root:x\n" if where == "in_logging" else "")
     assert done.stdout == ("ended in order\n" if where == "while_it_ends" else "")

@@ -122,6 +122,31 @@ def test_who_goes_on_takes_what_is_furthest(door, url, monkeypatch, tmp_path):
     assert rows_of(third.folder) == ["t0000", "t0001 of two"]
 
 
+class Killed(BaseException):
+    """SIGKILL, as far as the lines after it are concerned."""
+
+
+def test_a_driver_killed_between_the_list_and_its_own_note_of_it_loses_nothing(
+    door, url, monkeypatch
+):
+    mirror = Mirror(url)
+    mirror.fetch()
+    write(mirror.folder, "t0000")
+    mirror.finish(0)
+
+    def kill(*_):
+        write(mirror.folder, "t0002")  # finished while the list was written
+        raise Killed
+
+    write(mirror.folder, "t0001")
+    monkeypatch.setattr(ResultsStore, "_remove_databases", kill)
+    with pytest.raises(Killed):
+        mirror._push()
+    again = Mirror(url)
+    assert again.fetch()
+    assert rows_of(again.folder) == ["t0000", "t0001", "t0002"]
+
+
 def test_databases_that_no_list_names_are_removed(door, url):
     mirror = Mirror(url)
     mirror.fetch()

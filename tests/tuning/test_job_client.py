@@ -1,5 +1,10 @@
 """Handing a job to a cluster whose nodes cannot run any yet."""
 
+import asyncio
+import os
+import signal
+import threading
+
 import pytest
 
 from vpetl_ray.errors import SpecError
@@ -50,3 +55,18 @@ def test_a_cluster_that_does_not_take_a_job_is_one_sentence(
         client.submit(REQUEST)
     assert server.taken == []
     assert len(server.refusals) == len(refusals) - 1
+
+
+def test_ctrl_c_ends_the_following_of_a_log_that_says_nothing(client: JobClient):
+    class Quiet:
+        async def tail_job_logs(self, job_id: str):
+            yield "begun"
+            await asyncio.sleep(60)
+
+    client._client = Quiet()
+    pieces = client._tail("a", 0)
+    assert next(pieces) == "begun"
+    timer = threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT))
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        next(pieces)

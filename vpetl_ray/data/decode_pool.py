@@ -93,6 +93,8 @@ class DecodePool:
         self._is_closed = True
         for worker in self._workers:
             worker.kill()
+        for worker in self._workers:
+            worker.close()
         self._threads.shutdown(cancel_futures=True)
 
     @property
@@ -145,6 +147,7 @@ class DecodePool:
             self._workers.append(worker)
             if self._is_closed:
                 worker.kill()
+                worker.close()
         return worker.decode(path, num_segments, self._seconds)
 
 
@@ -178,6 +181,8 @@ class _Worker:
 
     def kill(self) -> None:
         self._process.kill()
+
+    def close(self) -> None:
         self._process.wait()
         self._stderr.close()
 

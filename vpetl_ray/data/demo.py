@@ -17,6 +17,7 @@ import hashlib
 import json
 import os
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
@@ -40,6 +41,7 @@ FORMAT_VERSION = 4
 """Counted up with every change to what the files hold, so that old ones are made again."""
 _MANIFEST = "manifest.json"
 _FRAME_RATE = 8
+_CLIPS_A_TASK = 20
 _ENCODER = {
     "crf": "16",  # digits of 15 pixels stay sharp at 2 kB a clip
     "preset": "veryfast",
@@ -155,10 +157,19 @@ def _write_all(clips: list[_Clip], root: Path, num_processes: int) -> None:
     if num_processes <= 1:
         _write_some(clips, root)
         return
-    shares = [clips[start::num_processes] for start in range(num_processes)]
-    with ProcessPoolExecutor(num_processes, mp_context=get_context("spawn")) as pool:
-        for written in [pool.submit(_write_some, share, root) for share in shares]:
-            written.result()
+    shares = [clips[start : start + _CLIPS_A_TASK] for start in range(0, len(clips), _CLIPS_A_TASK)]
+    spawn = get_context("spawn")
+    with ProcessPoolExecutor(num_processes, spawn, initializer=_leave_ctrl_c) as pool:
+        try:
+            for written in [pool.submit(_write_some, share, root) for share in shares]:
+                written.result()
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+
+def _leave_ctrl_c() -> None:
+    """A terminal sends it to all processes; the first of them ends the others."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 
 def _write_some(clips: list[_Clip], root: Path) -> None:

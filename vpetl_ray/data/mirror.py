@@ -5,12 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
+import secrets
 import shutil
 import sqlite3
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from vpetl_ray.data.config import cache_root
@@ -80,12 +81,12 @@ class Mirror:
         self.folder.parent.mkdir(parents=True, exist_ok=True)
         self._state = self._store.state()
         there = self._state.push if self._state else None
-        if self._pushed() == (True, there) and any(self.folder.glob("*.db")):
+        if there in self._pushes() and any(self.folder.glob("*.db")):
             return True
         shutil.rmtree(self.folder, ignore_errors=True)
         if self._state is not None:
             self._store.fetch(self._state, self.folder)
-        self._note_push()
+        self._note_pushes(there)
         return self._state is not None
 
     def start(self) -> None:
@@ -156,19 +157,26 @@ class Mirror:
             self._push()
 
     def _push(self) -> None:
-        self._state = self._store.push(self.folder, self._state)
-        self._note_push()
+        """Copy, with what is about to be there noted before: a kill may come at any line."""
+        before = self._state.push if self._state else None
+        push = secrets.token_hex(8)
+        self._note_pushes(before, push)
+        self._state = self._store.push(self.folder, self._state, push=push)
+        self._note_pushes(push)
 
-    def _pushed(self) -> tuple[bool, str | None]:
-        """Whether this machine has written to the store, and what its list said then."""
+    def _pushes(self) -> Sequence[str | None]:
+        """What the store's list may say if this machine was the last to write to it."""
         try:
-            return True, json.loads((self.folder.parent / _MARK).read_bytes())["push"]
+            mark = json.loads((self.folder.parent / _MARK).read_bytes())
+            return list(mark["pushes"]) if "pushes" in mark else [mark["push"]]  # before 2026-11-28
         except (OSError, ValueError, KeyError, TypeError):
-            return False, None
+            return []
 
-    def _note_push(self) -> None:
-        mark = {"push": self._state.push if self._state else None}
-        (self.folder.parent / _MARK).write_text(json.dumps(mark))
+    def _note_pushes(self, *pushes: str | None) -> None:
+        mark = self.folder.parent / _MARK
+        half = mark.with_suffix(".tmp")
+        half.write_text(json.dumps({"pushes": pushes}))
+        half.replace(mark)
 
     def _changed(self) -> bool:
         try:

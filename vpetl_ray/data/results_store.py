@@ -99,11 +99,12 @@ class ResultsStore:
         finally:
             shutil.rmtree(temporary, ignore_errors=True)
 
-    def push(self, source: Path, before: StoredState | None) -> StoredState:
+    def push(self, source: Path, before: StoredState | None, *, push: str) -> StoredState:
         """Copy what has changed in a folder since the last push, then the list.
 
         Args:
             source: the folder.
+            push: its name, in the list.
             before: what is there; its databases stay for who is reading them, until the next push.
 
         Raises:
@@ -120,7 +121,7 @@ class ResultsStore:
             name = self._push_database(path, relative) if is_database else relative
             if is_database or self._push_file(path, relative):
                 objects[relative] = name
-        state = StoredState(push=secrets.token_hex(8), objects=objects)
+        state = StoredState(push=push, objects=objects)
         self._store.write(f"{_NAME}/{WHOLE}", json.dumps(vars(state)).encode())
         self._remove_databases(before, state)
         return state

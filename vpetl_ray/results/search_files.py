@@ -101,6 +101,7 @@ class SearchFiles:
         self._drawn: list[TrialRecord] | None = None
         self._is_dirty = threading.Event()
         self._is_closing = threading.Event()
+        self._is_brief = False
         self._error: SearchError | None = None
         self._report: Report | None = None
         self._next_page = 0.0
@@ -157,12 +158,16 @@ class SearchFiles:
             self._untold.append(record)
         self._is_dirty.set()
 
-    def close(self) -> None:
+    def close(self, *, brief: bool = False) -> None:
         """Write what is left.
+
+        Args:
+            brief: without the report and the cards, which take seconds with thousands of trials.
 
         Raises:
             SearchError: the last state could not be written.
         """
+        self._is_brief = brief
         self._is_closing.set()
         self._is_dirty.set()
         self._thread.join()
@@ -252,9 +257,11 @@ class SearchFiles:
             files.append(self._directory / OBJECTIVES_FIGURE)
             self._plot_objectives(records)
         if is_last:
-            self._report = self._write_report(records)
-            files += [*self._report.files, self._write_page(records, is_running=False)]
-            self._register(front)
+            files.append(self._write_page(records, is_running=False))
+            if not self._is_brief:
+                self._report = self._write_report(records)
+                files += self._report.files
+                self._register(front)
         self._tracker.update_front(
             front,
             metrics=known.metrics,

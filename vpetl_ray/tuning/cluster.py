@@ -16,10 +16,11 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray._private import utils
+from ray._private import services, utils
 from ray._private.state import available_resources_per_node
 
 from vpetl_ray.errors import SearchError
+from vpetl_ray.stop_signals import killed_if_late
 from vpetl_ray.tuning.own_processes import OwnProcesses
 from vpetl_ray.tuning.placement import Backend, Placement
 from vpetl_ray.tuning.signs_of_life import STUCK_SECONDS
@@ -29,6 +30,7 @@ CONNECT_SECONDS = 10.0
 
 GROUP_THREAD = "vpetl-group"
 """How the names of the threads begin that wait for worker groups, in Ray's calls."""
+WATCH_THREAD = "vpetl-nodes"
 
 logger = logging.getLogger(__name__)
 
@@ -181,21 +183,22 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     own = OwnProcesses()
-    try:
-        _knock(address)
-        with own.marked():
-            _start(settings)
-    except BaseException as error:
-        own.kill()
-        if not isinstance(error, Exception):
-            raise
-        # Ray raises the bare class where a start takes too long.
-        where = "on this machine" if address == "local" else f"at {address}"
-        raise SearchError(f"no Ray cluster {where}: {error}") from error
-    try:
-        yield
-    finally:
-        _leave(own)
+    with killed_if_late(own.kill):
+        try:
+            _knock(address)
+            with own.marked():
+                _start(settings)
+        except BaseException as error:
+            own.kill()
+            if not isinstance(error, Exception):
+                raise
+            # Ray raises the bare class where a start takes too long.
+            where = "on this machine" if address == "local" else f"at {address}"
+            raise SearchError(f"no Ray cluster {where}: {error}") from error
+        try:
+            yield
+        finally:
+            _leave(own)
 
 
 def _leave(own: OwnProcesses) -> None:
@@ -203,7 +206,8 @@ def _leave(own: OwnProcesses) -> None:
 
     Ray's core ends a process, and with exit code 1, of which a thread calls it after a shutdown.
     """
-    if any(thread.name.startswith(GROUP_THREAD) for thread in threading.enumerate()):
+    names = (GROUP_THREAD, WATCH_THREAD)
+    if any(thread.name.startswith(names) for thread in threading.enumerate()):
         atexit.unregister(ray.shutdown)
         atexit.register(own.kill)
     else:
@@ -221,7 +225,7 @@ def _knock(address: str) -> None:
 def _start(settings: Mapping[str, Any]) -> None:
     """Start or join; a private cluster is tried twice: a busy machine may miss the deadline."""
     start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, **settings)
-    with _keeping_sigterm():
+    with _keeping_sigterm(), _own_process_group(settings["address"]):
         try:
             start()
         except Exception:
@@ -230,6 +234,21 @@ def _start(settings: Mapping[str, Any]) -> None:
             logger.debug("Ray did not start, once more", exc_info=True)
             ray.shutdown()
             start()
+
+
+@contextmanager
+def _own_process_group(address: str) -> Iterator[None]:
+    """Keep a private cluster out of what is sent to this process's group, as `timeout` does.
+
+    What it needs to end in order would otherwise be gone before it: Ray ends with its driver.
+    """
+    popen = services.ConsolePopen
+    if address == "local":
+        services.ConsolePopen = partial(popen, process_group=0)  # type: ignore[assignment, misc]
+    try:
+        yield
+    finally:
+        services.ConsolePopen = popen  # type: ignore[misc]
 
 
 @contextmanager

@@ -20,7 +20,7 @@ from dataclasses import replace
 import ray
 
 from vpetl_ray.tuning.claims_board import ClaimsBoard
-from vpetl_ray.tuning.cluster import GroupPlan, all_nodes, free_nodes
+from vpetl_ray.tuning.cluster import WATCH_THREAD, GroupPlan, all_nodes, free_nodes
 from vpetl_ray.tuning.fair_shares import Claim, fair_shares, num_to_give
 from vpetl_ray.tuning.messages import DispatcherHandle
 from vpetl_ray.tuning.worker_group import WorkerGroups
@@ -56,7 +56,7 @@ class GroupWatch:
         self._claim = Claim.of(plan, began=time.time(), search=secrets.token_hex(8))
         self._board = ClaimsBoard()
         self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._watch, name="vpetl-nodes", daemon=True)
+        self._thread = threading.Thread(target=self._watch, name=WATCH_THREAD, daemon=True)
 
     def start(self) -> None:
         """Tell other searches what this one has, and begin to look."""

@@ -12,6 +12,7 @@ import os
 import shlex
 import time
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -222,7 +223,9 @@ class JobClient:
                 if fresh:
                     yield fresh
         finally:
-            loop.run_until_complete(stream.aclose())
+            # After Ctrl-C the stream still waits for its next piece, and cannot be closed.
+            with suppress(RuntimeError):
+                loop.run_until_complete(stream.aclose())
             loop.close()
 
 

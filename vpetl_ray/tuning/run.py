@@ -174,8 +174,12 @@ def run_trials(
             Path(scratch),
             interruption,
         )
-        with _quiet_tune(), _knowing_what_was_lost(dispatcher):
-            tuner.fit()
+        try:
+            with _quiet_tune(), _knowing_what_was_lost(dispatcher):
+                tuner.fit()
+        except DispatcherLost:
+            if not interruption.happened:  # by what ends all processes of a job at once
+                raise
     if searcher.failure is not None:
         raise SearchError(searcher.failure)
     if interruption.happened:

@@ -230,8 +230,9 @@ class ParetoSearcher(NotSaved, Searcher):
             return
         state: Any = ray.get(self._dispatcher.checkpoint.remote(live.proposal.id))
         if state is not None:
-            self._checkpoints.keep(live.proposal.id, state)
+            # In this order: an epoch that is known and not kept is trained again, and read once.
             self._study.keep_curve(live.proposal.number, live.curve, live.costs)
+            self._checkpoints.keep(live.proposal.id, state)
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False

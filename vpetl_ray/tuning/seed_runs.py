@@ -101,11 +101,11 @@ class SeedRuns:
         """Run them; False where Ctrl-C or SIGTERM ended it before all of them were measured."""
         live: dict[Any, _SeedRun] = {}
         with self._interruption.listening():
-            while live or (self._waiting and not self._is_interrupted):
+            while live or self._may_start:
                 if self._interruption.is_older_than(CLOSE_SECONDS):
                     self._leave(live.values())
                     break
-                while self._waiting and len(live) < self._num_concurrent:
+                while self._may_start and len(live) < self._num_concurrent:
                     self._start(self._waiting.popleft(), live)
                 ready, _ = ray.wait(list(live), num_returns=1, timeout=WAIT_SECONDS)
                 for reference in ready:
@@ -113,6 +113,10 @@ class SeedRuns:
                     if self._take(run, ray.get(reference)):
                         self._listen(run, live)
         return not self._is_interrupted
+
+    @property
+    def _may_start(self) -> bool:
+        return bool(self._waiting) and not self._is_interrupted
 
     @property
     def _is_interrupted(self) -> bool:

@@ -205,7 +205,7 @@ class WorkerGroups:
     def _kill(self, controllers: ray.ObjectRef[list[Any]]) -> None:
         """Kill groups, each by its controller; without a dispatcher they end by themselves."""
         with contextlib.suppress(*_UNANSWERED):
-            for controller in ray.get(controllers, timeout=CLOSE_SECONDS):
+            for controller in ray.get(controllers, timeout=_LOOK_SECONDS):
                 ray.kill(controller)
 
 
