@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 import ray
-from ray._private import services, utils
+from ray._private import utils
 from ray._private.state import available_resources_per_node
 
 from vpetl_ray.errors import SearchError
@@ -186,7 +186,7 @@ def ray_session(address: str | None = None, *, num_cpus: int | None = None) -> I
     with killed_if_late(own.kill):
         try:
             _knock(address)
-            with own.marked():
+            with own.started():
                 _start(settings)
         except BaseException as error:
             own.kill()
@@ -225,7 +225,7 @@ def _knock(address: str) -> None:
 def _start(settings: Mapping[str, Any]) -> None:
     """Start or join; a private cluster is tried twice: a busy machine may miss the deadline."""
     start = partial(ray.init, log_to_driver=False, logging_level=logging.ERROR, **settings)
-    with _keeping_sigterm(), _own_process_group(settings["address"]):
+    with _keeping_sigterm():
         try:
             start()
         except Exception:
@@ -234,21 +234,6 @@ def _start(settings: Mapping[str, Any]) -> None:
             logger.debug("Ray did not start, once more", exc_info=True)
             ray.shutdown()
             start()
-
-
-@contextmanager
-def _own_process_group(address: str) -> Iterator[None]:
-    """Keep a private cluster out of what is sent to this process's group, as `timeout` does.
-
-    What it needs to end in order would otherwise be gone before it: Ray ends with its driver.
-    """
-    popen = services.ConsolePopen
-    if address == "local":
-        services.ConsolePopen = partial(popen, process_group=0)  # type: ignore[assignment, misc]
-    try:
-        yield
-    finally:
-        services.ConsolePopen = popen  # type: ignore[misc]
 
 
 @contextmanager
