@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
@@ -138,8 +139,9 @@ def find_weights(
     if recorded == _DEMO:
         return DEMO_CHECKPOINT
     for path in _places(Path(recorded), adapter.parent):
-        if path.is_file():
-            return path
+        with suppress(OSError):  # a name that is too long is nowhere
+            if path.is_file():
+                return path
     raise CheckpointError(
         f"{adapter}: needs {what}, the file {Path(recorded).name}, which was {recorded} in "
         f"training and is not there; give it with --backbone, or name its folder in "

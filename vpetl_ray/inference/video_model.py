@@ -19,7 +19,9 @@ from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
 from vpetl_ray.models.preprocess import clips_to_input
-from vpetl_ray.petl.adapter_file import hash_tensors, load_adapter, read_header
+from vpetl_ray.models.weight_checks import check_head
+from vpetl_ray.models.weight_family import HEAD as HEAD_TENSORS
+from vpetl_ray.petl.adapter_file import hash_tensors, load_adapter, read_header, read_safetensors
 from vpetl_ray.petl.attach import HEAD, Attached
 from vpetl_ray.training.features import autocast
 from vpetl_ray.training.model_facts import ModelFacts
@@ -73,7 +75,10 @@ class VideoModel:
         self.weights = weights
         self.keep: object = None
         """What has to live as long as the model: the folder that it was downloaded into."""
-        self.clips = VideoClips(facts)
+        try:
+            self.clips = VideoClips(facts)
+        except DataError as error:
+            raise CheckpointError(f"{adapter}: what it says of clips is wrong: {error}") from error
         attached.model.eval().requires_grad_(requires_grad=False)
 
     @property
@@ -169,10 +174,13 @@ def load_model(
         attached.model.to(device)
         return VideoModel(attached, own, adapter=adapter, weights=adapter)
     header = read_header(adapter)
-    facts = ModelFacts.of(header["extra"], adapter)
+    num_classes, arch = header["num_classes"], get_arch(header["arch"])
+    facts = ModelFacts.of(header["extra"], adapter, num_classes=num_classes)
+    _, head = read_safetensors(adapter, names=HEAD_TENSORS)
+    check_head(adapter, head, (num_classes, arch.num_features))  # before so large a one is built
     what = f"the backbone {header['arch']} with the hash {header['backbone']}"
     weights = find_weights(facts.weights, adapter, backbone, what=what)
-    model = build_model(get_arch(header["arch"]), header["num_classes"])
+    model = build_model(arch, num_classes)
     load_backbone(model, weights)
     _check_hash(adapter, header, facts, weights, model.state_dict())
     attached = load_adapter(adapter, model, check_backbone=False)
