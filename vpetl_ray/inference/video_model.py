@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vpetl_ray.errors import CheckpointError, DataError
+from vpetl_ray.errors import CheckpointError, DataError, SpecError
 from vpetl_ray.inference.find import find_weights
 from vpetl_ray.inference.video_clips import VideoClips
 from vpetl_ray.inference.whole_model import is_whole, load_whole
@@ -166,9 +166,11 @@ def load_model(
 
     Raises:
         CheckpointError: a file is missing or broken, or the weights are others than in training.
+        SpecError: there is no such device.
 
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_device(device)
     if is_whole(adapter):
         attached, own = load_whole(adapter)
         attached.model.to(device)
@@ -186,6 +188,15 @@ def load_model(
     attached = load_adapter(adapter, model, check_backbone=False)
     model.to(device)
     return VideoModel(attached, facts, adapter=adapter, weights=weights)
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.zeros(1, device=device).item()  # which a device without memory (meta) refuses
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        raise SpecError(
+            f"device: must be one that torch has here, such as cpu or cuda:0, got {str(device)!r}"
+        ) from error
 
 
 def _check_hash(

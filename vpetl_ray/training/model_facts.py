@@ -61,7 +61,7 @@ class ModelFacts(DataFacts):
 
         """
         if not isinstance(extra, Mapping):
-            raise CheckpointError(f"{path}: its extra must be a mapping, got {_short(extra)}")
+            raise CheckpointError(f"{path}: its extra must be a mapping, got {short_repr(extra)}")
         names = tuple(cls.__dataclass_fields__)
         missing = [name for name in names if name not in extra]
         if missing:
@@ -72,7 +72,7 @@ class ModelFacts(DataFacts):
         for name, (is_right, what) in _CHECKS.items():
             if not is_right(extra[name]):
                 raise CheckpointError(
-                    f"{path}: its {name} must be {what}, got {_short(extra[name])}"
+                    f"{path}: its {name} must be {what}, got {short_repr(extra[name])}"
                 )
         if len(extra["classes"]) != num_classes:
             raise CheckpointError(
@@ -102,7 +102,7 @@ def _is_clip(value: object) -> bool:
     return isinstance(value, Mapping) and set(value) == _CLIP_KEYS
 
 
-def _short(value: object) -> str:
+def short_repr(value: object) -> str:
     """As much of a value as a message has room for."""
     text = repr(value)
     return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
