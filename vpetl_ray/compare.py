@@ -38,7 +38,7 @@ def compare(
     from vpetl_ray.results import comparison  # noqa: PLC0415
     from vpetl_ray.results.search_folder import read_search  # noqa: PLC0415
 
-    console = Console()
+    console = Console(markup=False)
     try:
         found = comparison.compare([read_search(directory) for directory in directories])
         out.mkdir(parents=True, exist_ok=True)

@@ -59,7 +59,7 @@ def confirm(
     Exit codes: 0 all is done; 1 a run failed; 2 the input is wrong; 130 interrupted
     by Ctrl-C, 143 by SIGTERM.
     """
-    console = Console()
+    console = Console(markup=False)
     try:
         plan = plan_confirmation(
             directory.absolute(),

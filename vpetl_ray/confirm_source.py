@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from vpetl_ray.errors import SpecError
+from vpetl_ray.inference.find import read_front_document
 from vpetl_ray.models.arch import count_backbone
 from vpetl_ray.results.confirmed import Confirmation, Member, run_id, take_up
 from vpetl_ray.results.records import TrialRecord, TrialState, read_trials
@@ -82,7 +81,7 @@ def plan_confirmation(
     twice = [seed for seed in chosen if chosen.count(seed) > 1]
     if twice:
         raise SpecError(f"--seed: {twice[0]} is given twice")
-    document = _read_front(directory)
+    document = read_front_document(directory)
     records = {record.id: record for record in read_trials(directory / TRIALS_FILE)}
     wanted = tuple(trials) or tuple(entry["id"] for entry in document["front"])
     if not wanted:
@@ -110,14 +109,6 @@ def plan_confirmation(
         wanted=wanted,
         runs=tuple(_missing(known, spec, chosen, wanted)),
     )
-
-
-def _read_front(directory: Path) -> Mapping[str, Any]:
-    try:
-        document = json.loads((directory / FRONT_FILE).read_bytes())
-        return {**document, "front": list(document["front"])}
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise SpecError(f"{directory / FRONT_FILE}: cannot be read as a front: {error}") from error
 
 
 def _complete(records: Mapping[str, TrialRecord], trial: str, directory: Path) -> TrialRecord:

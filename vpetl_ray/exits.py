@@ -80,10 +80,11 @@ def end_interrupted(rest: str) -> NoReturn:
 
 def say_where(console: Console, directory: Path, tracking: TrackingReport) -> None:
     """Say where the results are, and how to open them in MLflow."""
-    console.print(f"\nresults   {directory}", soft_wrap=True, highlight=False)
-    console.print(f"MLflow    {tracking.ui_command}", soft_wrap=True, highlight=False)
+    console.print(f"\nresults   {directory}", soft_wrap=True, markup=False, highlight=False)
+    console.print(f"MLflow    {tracking.ui_command}", soft_wrap=True, markup=False, highlight=False)
     if tracking.ui_page != tracking.ui_command:
-        console.print(f"          then open {tracking.ui_page}", soft_wrap=True, highlight=False)
+        page = f"          then open {tracking.ui_page}"
+        console.print(page, soft_wrap=True, markup=False, highlight=False)
 
 
 def say_what_mlflow_lacks(

@@ -52,7 +52,7 @@ def export(
     Exit codes: 0; 1 its outputs differ from the original's, and the file was removed; 2 the model
     or the input is wrong.
     """
-    console = Console()
+    console = Console(markup=False)
     try:
         loaded = load(model, backbone=backbone, device="cpu", tracking_uri=tracking_uri)
         path = out or Path(loaded.facts.trial + _suffix(form))

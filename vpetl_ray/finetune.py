@@ -79,7 +79,7 @@ def finetune(
     Exit codes: 0 every seed was trained and tested; 1 one failed; 2 the input is wrong and nothing
     was created; 130 interrupted by Ctrl-C, 143 by SIGTERM. Seeds that were finished are kept.
     """
-    console = Console()
+    console = Console(markup=False)
     try:
         request = Request(
             source=source,

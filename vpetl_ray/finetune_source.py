@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from vpetl_ray.errors import SpecError, VpetlError
+from vpetl_ray.inference.find import read_front_document
 from vpetl_ray.models.arch import Arch
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.results.front import knee
@@ -133,7 +134,7 @@ def _from_file(path: Path, request: Request) -> Chosen:
 
 
 def _from_front(folder: Path, request: Request) -> Chosen:
-    document = _read_json(folder / FRONT_FILE)
+    document = read_front_document(folder)
     members = [
         _Member(
             id=entry["id"],
@@ -367,7 +368,7 @@ def _read_mapping(path: Path) -> dict[str, Any]:
 def _read_json(path: Path) -> dict[str, Any]:
     try:
         data = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise SpecError(f"{path}: cannot be read as JSON: {error}") from error
     if not isinstance(data, dict):
         raise SpecError(f"{path}: must be a JSON object")

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from rich.table import Table
+from rich.text import Text
 
 from vpetl_ray.results.front import ppt
 from vpetl_ray.results.labels import cost_label, trial_label
@@ -79,7 +80,7 @@ def front_table(
         wide = column.width - _GAP
         table.add_column(column.header, justify="right", no_wrap=True, min_width=wide)
     for i, record in enumerate(front):
-        table.add_row(ids[i], trial_label(record), *(column.cells[i] for column in columns))
+        table.add_row(ids[i], Text(trial_label(record)), *(column.cells[i] for column in columns))
     return table
 
 
@@ -118,10 +119,11 @@ def list_table(records: Sequence[TrialRecord], *, title: str | None = None) -> T
     for name in costs:
         table.add_column(COSTS[name].header, justify="right", no_wrap=True)
     for record in records:
-        cells = [trial_label(record), f"{record.trainable_params:,}"]
+        cells = [f"{record.trainable_params:,}"]
         if record.state is TrialState.COMPLETE:
             cells += [percent_label(record.top1), percent_label(record.test_top1)]
         else:
             cells += [record.state.value, "-"]
-        table.add_row(*cells, *(cost_label(name, record.costs.get(name)) for name in costs))
+        label = Text(trial_label(record))  # a start's name may look like markup
+        table.add_row(label, *cells, *(cost_label(name, record.costs.get(name)) for name in costs))
     return table

@@ -47,9 +47,9 @@ def params(
 
     Exit codes: 0; 2 the spec is wrong.
     """
-    console = Console()
+    console = Console(markup=False)
     if console.width < _MIN_WIDTH and not console.is_terminal:
-        console = Console(width=_MIN_WIDTH)
+        console = Console(width=_MIN_WIDTH, markup=False)
     try:
         if paper == (spec is not None):
             raise VpetlError("give a search space file or --paper, one of the two")

@@ -6,6 +6,7 @@ import re
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -86,7 +87,7 @@ def pick(
 
     Exit codes: 0; 1 no member is as wished; 2 the input is wrong.
     """
-    console = Console()
+    console = Console(markup=False)
     try:
         wanted = Wanted(
             max_params=_count(max_params),
@@ -117,7 +118,10 @@ def _count(text: str | None) -> int | None:
     match = _COUNT.fullmatch(text.strip().replace("_", "").replace(",", ""))
     if match is None:
         raise SpecError(f"--max-params: must be a count such as 38924, 500k or 1M, got {text!r}")
-    return round(float(match[1]) * _UNITS[match[2].lower()])
+    count = float(match[1]) * _UNITS[match[2].lower()]
+    if not isfinite(count):
+        raise SpecError(f"--max-params: must be a count such as 500k or 1M, got {text[:20]}...")
+    return round(count)
 
 
 def _source(name: str, tracking_uri: str | None) -> _Source:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from vpetl_ray.door_options import Backbone, Device, Model, TrackingUri
 from vpetl_ray.errors import DataError, VpetlError
@@ -45,7 +46,7 @@ def predict(
 
     Exit codes: 0; 1 a video could not be read and was skipped; 2 the model or the input is wrong.
     """
-    console = Console()
+    console = Console(markup=False)
     try:
         files = list(_files(videos))
         loaded = load(model, backbone=backbone, device=device, tracking_uri=tracking_uri)
@@ -55,7 +56,7 @@ def predict(
     answers = loaded.predict_many(files, views="all" if all_views else "centre")
     skipped = list(_show(console, answers, top, as_json=as_json))
     for reason in skipped:
-        typer.echo(f"skipped: {reason}", err=True)
+        typer.echo(f"skipped: {printable(str(reason))}", err=True)
     if skipped:
         raise typer.Exit(EXIT_SKIPPED)
 
@@ -94,8 +95,15 @@ def _show(
         elif as_json:
             typer.echo(json.dumps({"video": answer.video, "top": dict(answer.top(top))}))
         else:
-            told = ", ".join(f"{label} {100 * p:.1f}%" for label, p in answer.top(top))
-            typer.echo(f"{answer.video}: {told}")
+            told = ", ".join(f"{printable(label)} {100 * p:.1f}%" for label, p in answer.top(top))
+            typer.echo(f"{printable(answer.video)}: {told}")
+
+
+def printable(text: str) -> str:
+    """Give a name as a terminal may have it: what is no character to be seen is escaped."""
+    return "".join(
+        c if c.isprintable() else c.encode("unicode_escape", "surrogatepass").decode() for c in text
+    )
 
 
 def _table(top: int) -> Table:
@@ -109,10 +117,10 @@ def _table(top: int) -> Table:
 
 def _add(table: Table, answer: Prediction, top: int) -> None:
     for rank, (label, probability) in enumerate(answer.top(top)):
-        name = answer.video if rank == 0 else ""
+        name = printable(answer.video) if rank == 0 else ""
         style = "bold" if rank == 0 else "dim"
         bar = "█" * round(20 * probability)
-        table.add_row(name, f"[{style}]{label}[/]", f"{100 * probability:.1f}", bar)
+        table.add_row(name, Text(printable(label), style=style), f"{100 * probability:.1f}", bar)
 
 
 def main() -> None:

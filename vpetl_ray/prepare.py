@@ -59,7 +59,7 @@ def prepare(
     is ready; 2 the spec or the videos are wrong; 130 interrupted by Ctrl-C, 143 by SIGTERM, the
     same command goes on.
     """
-    console = Console()
+    console = Console(markup=False)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     watch = _Watch()
     try:

@@ -75,7 +75,7 @@ def search(
     """
     given = [*(overrides or []), *([f"search.trials={trials}"] if trials is not None else [])]
     given += [] if tracking_uri is None else [f"tracking.uri={tracking_uri}"]
-    console = Console()
+    console = Console(markup=False)
     try:
         loaded = load_spec(spec, given)
         place = out or results_url(loaded.name)

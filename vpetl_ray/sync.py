@@ -40,7 +40,7 @@ def sync(
     Exit codes: 0 MLflow has everything; 1 it could not be told, and this can be run again; 2 the
     folder is none, or a search is at work in it.
     """
-    console = Console()
+    console = Console(markup=False)
     try:
         refuse_secrets({"--tracking-uri": tracking_uri})
         if not (directory / SPEC_FILE).is_file():

@@ -1,14 +1,18 @@
 """What is on the screen while something is trained, in a terminal and without one."""
 
+import dataclasses
 import io
+from pathlib import Path
 
 import pytest
 from rich.console import Console
 
 from vpetl_ray.console import SearchDisplay
+from vpetl_ray.exits import say_where
 from vpetl_ray.finetune_display import FinetuneDisplay, seeds_table
-from vpetl_ray.front_table import front_table
+from vpetl_ray.front_table import front_table, list_table
 from vpetl_ray.results.records import EpochRow, TrialRecord, TrialState
+from vpetl_ray.results.tracking import TrackingReport
 
 
 def record(trial_id, number, **values):
@@ -33,6 +37,21 @@ def test_a_search_is_shown_from_its_first_stage_to_its_last_trial(is_terminal):
     assert "mine" in text
     assert "t0000" in text
     assert "80.0" in text
+
+
+def test_a_name_that_looks_like_markup_is_shown_as_it_is():
+    console = screen(is_terminal=False)
+    named = [dataclasses.replace(record("t0000", 0), name="a[/x]")]
+    console.print(front_table(named))
+    console.print(list_table(named))
+    told = TrackingReport(
+        delivered=1, undelivered=0, is_complete=True, parent_run_id="1", problem=None,
+        ui_command="mlflow ui o[/x]", ui_page="http://h/[/y]",
+    )  # fmt: skip
+    say_where(console, Path("o[/x]"), told)
+    text = console.file.getvalue()
+    assert text.count("a[/x]") == 2
+    assert "results   o[/x]" in text
 
 
 COSTS = {

@@ -1,21 +1,24 @@
 """Exports are the model: the same logits on 32 real clips, with LoRA merged."""
 
 import json
+import re
 
 import pytest
 import torch
 from method_examples import EXAMPLES
+from safetensors.torch import save_file
 
 import vpetl_ray
 from vpetl_ray.data.config import DataConfig
 from vpetl_ray.data.demo import DEMO_CHECKPOINT
+from vpetl_ray.errors import CheckpointError
 from vpetl_ray.inference.export_check import TOLERANCE, Agreement, compare, real_clips
 from vpetl_ray.inference.export_formats import FORMATS, SUFFIXES, run_original
 from vpetl_ray.inference.whole_model import MERGED_METHODS, merge_what_can_be
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
-from vpetl_ray.petl.adapter_file import save_adapter
+from vpetl_ray.petl.adapter_file import read_safetensors, save_adapter
 from vpetl_ray.petl.attach import attach, make_placements
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.merge import Mergeable
@@ -138,3 +141,68 @@ def test_the_door_says_what_it_wrote(run, search, videos, tmp_path):
     assert (again.returncode, again.stderr) == (2, "--out: best.safetensors exists already\n")
     done = run("predict", "best.safetensors", next(videos.rglob("*.mp4")))
     assert done.returncode == 0, done.stderr
+
+
+EXTRA = {"weights": 5, "classes": ["a", "a"], "precision": "int3", "size": 32.5, "segments": "x"}
+EXTRA |= {"clip": [1], "crops": None}
+WRONG_HEADERS = {
+    "billion classes": ({"num_classes": "1000000000"}, {}, "names 12 classes, its classifier has"),
+    "a billion less one": ({"num_classes": "-1"}, {}, "names 12 classes, its classifier has -1"),
+    "one class more": (
+        {"num_classes": "13"}, {"classes": [f"c{i}" for i in range(13)]}, "its classifier is 12 x",
+    ),
+    "classes no number": ({"num_classes": "many"}, {}, "its header is damaged"),
+    "no arch": ({"arch": None}, {}, "its header is damaged"),
+    "no JSON": ({"config": "{"}, {}, "its header is damaged"),
+    "nested without end": ({"config": "[" * 99_999}, {}, "its header is damaged"),
+    "extra of another kind": ({"extra": "5"}, {}, "its extra must be a mapping, got 5"),
+    "frames": ({}, {"clip": {"frames": "4", "stride": 1, "short_side": 32, "sampling": "dense"}},
+               "data.frames: must be a whole number from 1 to 512, got '4'"),
+    "long path": ({}, {"weights": "a" * 5000}, "its weights must be text of at most 4096"),
+    **{key: ({}, {key: value}, f"its {key} must be") for key, value in EXTRA.items()},
+}  # fmt: skip
+
+
+@pytest.fixture(scope="module")
+def whole(adapter):
+    model = vpetl_ray.load(adapter, device="cpu")
+    merge_what_can_be(model.attached)
+    path = adapter.with_name("whole.safetensors")
+    FORMATS["safetensors"](model, path)
+    return path
+
+
+@pytest.mark.parametrize("name", WRONG_HEADERS)
+@pytest.mark.parametrize("kind", ["adapter", "whole"])
+def test_a_file_that_says_wrong_things_is_refused(kind, name, request, tmp_path):
+    header, extra, sentence = WRONG_HEADERS[name]
+    source = request.getfixturevalue(kind)
+    about, tensors = read_safetensors(source)
+    about = {**about, "extra": json.dumps({**json.loads(about["extra"]), **extra}), **header}
+    path = tmp_path / "wrong.safetensors"
+    save_file(tensors, path, {key: value for key, value in about.items() if value is not None})
+    with pytest.raises(CheckpointError, match=re.escape(sentence)) as caught:
+        vpetl_ray.load(path, device="cpu")
+    assert str(path) in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["NaN", "int8", "huge", "missing"])
+def test_a_whole_model_with_wrong_tensors_is_refused(name, whole, tmp_path):
+    about, tensors = read_safetensors(whole)
+    if name == "huge":
+        method = {"name": "adapter", "d_bottle": 10**9}
+        about["config"] = json.dumps({"methods": [method]})
+    key = "norm.weight"
+    changed = {"NaN": tensors[key] * torch.nan, "int8": tensors[key].to(torch.int8)}
+    tensors = {k: t for k, t in tensors.items() if (name, k) != ("missing", key)}
+    if name in changed:
+        tensors[key] = changed[name]
+    save_file(tensors, tmp_path / "m.safetensors", about)
+    sentence = {
+        "NaN": "1 tensor with NaN or infinite values: norm.weight",
+        "int8": "1 tensor not stored as 16, 32 or 64-bit floats",
+        "huge": "parameters, its tensors only",
+        "missing": "1 missing tensor: norm.weight",
+    }
+    with pytest.raises(CheckpointError, match=sentence[name]):
+        vpetl_ray.load(tmp_path / "m.safetensors", device="cpu")

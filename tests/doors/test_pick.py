@@ -5,11 +5,13 @@ import json
 import mlflow
 import pandas as pd
 import pytest
+import typer
 from mlflow import MlflowClient
 
 import vpetl_ray
 from vpetl_ray.errors import SpecError
 from vpetl_ray.inference.find import choose_member, read_front
+from vpetl_ray.pick import pick
 from vpetl_ray.results.pareto_choice import Member, Wanted, choose
 
 pytestmark = pytest.mark.timeout(280)  # the first one waits for the search
@@ -43,6 +45,25 @@ def test_wishes():
         assert choose(front, wanted).trial == trial
     assert choose(front, Wanted(max_params=99)) is None
     assert Wanted().nearest(front) == "it goes from 40.0% with 100 to 82.0% with 10k"
+
+
+@pytest.mark.parametrize("name", ["[/x]", "[bold]x[/bold]"])
+def test_a_member_whose_name_looks_like_markup_is_shown(name, tmp_path, capsys):
+    entry = {"id": "t0000", "name": name, "trainable_params": 9, "top1": 50.0, "config": {}}
+    folder = tmp_path / "o[/x]"
+    folder.mkdir(parents=True)
+    (folder / "front.json").write_text(json.dumps({"front": [entry]}))
+    pick(str(folder))
+    said = capsys.readouterr().out
+    assert name in said
+    assert f"vpetl_ray.predict {folder}@t0000" in said
+
+
+def test_a_limit_beyond_all_floats_is_refused(tmp_path, capsys):
+    with pytest.raises(typer.Exit) as end:
+        pick(str(tmp_path), max_params="9" * 5000)
+    assert end.value.exit_code == 2
+    assert capsys.readouterr().err.startswith("--max-params: must be a count")
 
 
 def test_each_front_member_is_a_version(search, uri):

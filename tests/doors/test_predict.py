@@ -1,6 +1,8 @@
 """A model in use: loaded from wherever it is named, it says what the search's evaluation said."""
 
 import json
+import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -10,10 +12,13 @@ import torch
 from safetensors.torch import load_file, save_file
 
 import vpetl_ray
+from vpetl_ray.confirm_source import plan_confirmation
 from vpetl_ray.data.clip_store import ClipStore
 from vpetl_ray.data.config import ViewSpec
-from vpetl_ray.errors import CheckpointError, DataError
-from vpetl_ray.inference.find import choose_member, find_weights, read_front
+from vpetl_ray.errors import CheckpointError, DataError, SpecError, VpetlError
+from vpetl_ray.finetune_source import Request, choose
+from vpetl_ray.inference.find import choose_member, find_adapter, find_weights, read_front
+from vpetl_ray.petl.adapter_file import read_safetensors
 from vpetl_ray.training.evaluation import evaluate, evaluate_views
 
 pytestmark = pytest.mark.timeout(280)  # the first one waits for the search
@@ -151,3 +156,82 @@ def test_adapters_are_small_and_say_what_they_need(search):
         assert file.stat().st_size < 300_000
         facts = vpetl_ray.load(file).facts
         assert (facts.weights, facts.data, facts.precision) == ("demo", "folder", "fp32")
+
+
+NESTED = "[" * 99_999
+MEMBER = {"id": "t0000", "trainable_params": 258, "top1": 50.0, "config": {}}
+WRONG_FRONTS = {
+    "nested": (NESTED, "cannot be read"),
+    "nested inside": ('{"front": ' + NESTED, "cannot be read"),
+    **{str(front): ({"front": front}, "is no front") for front in (3, {"a": 1}, "abc", None)},
+    "number": ({"front": [1]}, "a member must be an object, got 1"),
+    "name": ({"front": [MEMBER], "name": {"a": 1}}, "its name must be text"),
+    **{
+        f"{key} {str(value)[:20]}": (
+            {"front": [{**MEMBER, key: value}]},
+            rf"front\.json: a member's {key} must be .*, got ",
+        )
+        for key, values in {
+            "id": ([1], 7, "../../etc/passwd", "[/x]"),
+            "trainable_params": ("many", None, 10**4000),
+            "top1": (None, math.nan, "x", True),
+            "test_top1": ("x", math.inf),
+            "name": (5, ["x"]),
+            "config": (None, [1], {"a": [1]}),
+        }.items()
+        for value in values
+    },
+}
+
+
+@pytest.mark.parametrize("name", WRONG_FRONTS)
+def test_a_wrong_front_is_refused_by_every_door_that_reads_it(name, search, tmp_path):
+    document, message = WRONG_FRONTS[name]
+    for file in ("spec.yaml", "trials.parquet"):
+        shutil.copy(search / file, tmp_path)
+    text = document if isinstance(document, str) else json.dumps(document)
+    (tmp_path / "front.json").write_text(text)
+    readers = (
+        lambda: find_adapter(tmp_path),
+        lambda: choose(Request(source=str(tmp_path))),
+        lambda: plan_confirmation(tmp_path),
+    )
+    for read in readers:
+        with pytest.raises(CheckpointError, match=message):
+            read()
+    with pytest.raises(VpetlError, match=r"front\.json"):
+        choose(Request(source=str(tmp_path / "front.json")))
+
+
+@pytest.mark.parametrize("knee", [{}, {"knee": "t0009"}, {"knee": [1]}])
+def test_a_front_without_its_knee_is_refused_where_the_knee_is_asked_for(knee, tmp_path):
+    (tmp_path / "front.json").write_text(json.dumps({"front": [MEMBER], **knee}))
+    assert choose_member(tmp_path, "best")["id"] == "t0000"
+    with pytest.raises(CheckpointError, match="its knee must be a member of its front"):
+        choose_member(tmp_path, "knee")
+
+
+@pytest.mark.parametrize("device", ["nosuch", "cuda:99", "meta"])
+def test_a_device_that_is_not_there_is_refused(device, tmp_path):
+    adapter = tmp_path / "a.safetensors"
+    adapter.touch()
+    with pytest.raises(SpecError, match=f"device: must be one that torch has here.*{device}"):
+        vpetl_ray.load(adapter, device=device)
+
+
+def test_names_that_a_terminal_would_obey_are_shown_escaped(run, search, videos, tmp_path):
+    file = tmp_path / b"clip\xe9.mp4".decode("utf-8", "surrogateescape")
+    shutil.copy(next(videos.rglob("*.mp4")), file)
+    about, tensors = read_safetensors(find_adapter(search))
+    names = ["\x1b[2Jleft\n", "[/right]"]
+    about["extra"] = json.dumps({**json.loads(about["extra"]), "classes": names})
+    save_file(tensors, tmp_path / "a.safetensors", about)
+    done = run(
+        "predict", tmp_path / "a.safetensors", file, "--device", "cpu",
+        PYTHONIOENCODING="utf-8:strict",
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr
+    [line] = done.stdout.splitlines()
+    assert line.startswith(f"{tmp_path}/clip\\udce9.mp4: ")
+    assert "\\x1b[2Jleft\\n " in line
+    assert "[/right] " in line

@@ -157,9 +157,14 @@ def lying_length(path):
     path.write_bytes((2**60).to_bytes(8, "little") + path.read_bytes()[8:])
 
 
+def as_int8(path):
+    rewritten(path, {name: tensor.to(torch.int8) for name, tensor in load_file(path).items()})
+
+
 HOSTILE_ADAPTERS = {
+    "int8": (as_int8, "not stored as 16, 32 or 64-bit floats"),
     "config of a terabyte": (huge, "parameters, its tensors only"),
-    "NaN": (with_nan, "has NaN or infinite values"),
+    "NaN": (with_nan, "1 tensor with NaN or infinite values"),
     "other shape": (other_shape, "shape"),
     "lying length": (lying_length, "cannot be read as safetensors"),
     "no config": (lambda path: rewritten(path, config=None), "its header is damaged"),

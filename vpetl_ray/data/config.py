@@ -232,8 +232,10 @@ class DataConfig:
 
 
 def _require(name: str, value: int, low: int, high: int) -> None:
-    if not low <= value <= high:
-        raise DataError(f"data.{name}: must be a whole number from {low} to {high}, got {value}")
+    # A file's JSON comes here too, in which anything may stand.
+    is_whole = isinstance(value, int) and not isinstance(value, bool)
+    if not is_whole or not low <= value <= high:
+        raise DataError(f"data.{name}: must be a whole number from {low} to {high}, got {value!r}")
 
 
 def _require_one_of(name: str, value: str, allowed: tuple[str, ...]) -> None:

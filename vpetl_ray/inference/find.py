@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import json
+import math
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Final
 
 from vpetl_ray.data.demo import DEMO_CHECKPOINT
 from vpetl_ray.errors import CheckpointError
+from vpetl_ray.training.model_facts import short_repr
 
 ADAPTER: Final = "adapter.safetensors"
 """In a folder that holds one model."""
@@ -17,6 +21,8 @@ BACKBONE: Final = "backbone.safetensors"
 """Beside it, where the folder is self-contained."""
 WEIGHTS_VARIABLE: Final = "VPETL_WEIGHTS"
 """Environment: folders where weights files are looked for by name, joined as PATH is."""
+FRONT: Final = "front.json"
+"""In a search's results folder."""
 WORDS: Final = ("best", "knee", "smallest")
 _DEMO = "demo"
 
@@ -39,7 +45,7 @@ def find_adapter(path: Path, member: str | None = None) -> Path:
         raise CheckpointError(f"{path}: there is no such file or folder")
     if (path / ADAPTER).is_file():
         return _without_member(path / ADAPTER, path, member)
-    if (path / "front.json").is_file():
+    if (path / FRONT).is_file():
         return _of_search(path, member or WORDS[0])
     seeds = {
         file.stem.removeprefix("adapter-"): file for file in path.glob("adapter-*.safetensors")
@@ -84,33 +90,102 @@ def read_front(folder: Path) -> list[dict[str, Any]]:
         CheckpointError: it cannot be read, or nobody is on it.
 
     """
-    document = _document(folder)
-    front: list[dict[str, Any]] = document["front"]
+    front: list[dict[str, Any]] = read_front_document(folder)["front"]
     if not front:
         raise CheckpointError(f"{folder}: its front is empty; no trial was completed")
     return front
 
 
 def choose_member(folder: Path, word: str) -> dict[str, Any]:
-    """Give the best, the knee or the smallest of a search's front."""
+    """Give the best, the knee or the smallest of a search's front.
+
+    Raises:
+        CheckpointError: its front cannot be read, is empty, or has no knee.
+
+    """
     front = read_front(folder)
     if word == "smallest":
         return min(front, key=lambda entry: entry["trainable_params"])
     if word == "knee":
-        knee = _document(folder)["knee"]
-        return next(entry for entry in front if entry["id"] == knee)
+        return _at_knee(folder, front)
     return max(front, key=lambda entry: entry["top1"])
 
 
-def _document(folder: Path) -> dict[str, Any]:
-    path = folder / "front.json"
+def _at_knee(folder: Path, front: list[dict[str, Any]]) -> dict[str, Any]:
+    knee = read_front_document(folder).get("knee")
+    for entry in front:
+        if entry["id"] == knee:
+            return entry
+    raise CheckpointError(f"{folder / FRONT}: its knee must be a member of its front, got {knee!r}")
+
+
+def read_front_document(folder: Path) -> dict[str, Any]:
+    """Read front.json, in which anything may stand, as a search writes it; the front may be empty.
+
+    Each member has id, trainable_params, top1, test_top1, name and config, of the right kinds.
+
+    Raises:
+        CheckpointError: it cannot be read, or says something else.
+
+    """
+    path = folder / FRONT
     try:
         document = json.loads(path.read_bytes())
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: cannot be read: {error}") from error
-    if not isinstance(document, dict) or "front" not in document:
+    if not isinstance(document, dict) or not isinstance(document.get("front"), list):
         raise CheckpointError(f"{path}: is no front of a search")
-    return document
+    if not isinstance(document.get("name", ""), str):
+        raise CheckpointError(f"{path}: its name must be text, got {short_repr(document['name'])}")
+    members = [_checked(path, entry) for entry in document["front"]]
+    return {**document, "front": members}
+
+
+def _checked(path: Path, entry: object) -> dict[str, Any]:
+    if not isinstance(entry, dict):
+        raise CheckpointError(f"{path}: a member must be an object, got {short_repr(entry)}")
+    member = {"test_top1": None, "name": None, **entry}
+    for key, (is_right, what) in _MEMBER_CHECKS.items():
+        if not is_right(member.get(key)):
+            raise CheckpointError(
+                f"{path}: a member's {key} must be {what}, got {short_repr(member.get(key))}"
+            )
+    return member
+
+
+def _is_percent(value: object) -> bool:
+    # NaN is in no range.
+    return isinstance(value, int | float) and not isinstance(value, bool) and 0 <= value <= 100
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value < 2**63
+
+
+def _is_config(value: object) -> bool:
+    return isinstance(value, dict) and all(
+        cell is None
+        or isinstance(cell, str | int)
+        or (isinstance(cell, float) and math.isfinite(cell))
+        for cell in value.values()
+    )
+
+
+_ID: Final = re.compile(r"t\d{4,18}", re.ASCII)
+_MEMBER_CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "id": (
+        lambda value: isinstance(value, str) and _ID.fullmatch(value) is not None,
+        "a trial's id such as t0007",
+    ),
+    "trainable_params": (_is_count, "a count"),
+    "top1": (_is_percent, "a number from 0 to 100"),
+    "test_top1": (
+        lambda value: value is None or _is_percent(value),
+        "a number from 0 to 100 or null",
+    ),
+    "name": (lambda value: value is None or isinstance(value, str), "text or null"),
+    "config": (_is_config, "an object of numbers, texts, true, false and null"),
+}
 
 
 def find_weights(
@@ -138,8 +213,9 @@ def find_weights(
     if recorded == _DEMO:
         return DEMO_CHECKPOINT
     for path in _places(Path(recorded), adapter.parent):
-        if path.is_file():
-            return path
+        with suppress(OSError):  # a name that is too long is nowhere
+            if path.is_file():
+                return path
     raise CheckpointError(
         f"{adapter}: needs {what}, the file {Path(recorded).name}, which was {recorded} in "
         f"training and is not there; give it with --backbone, or name its folder in "

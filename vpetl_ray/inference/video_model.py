@@ -11,7 +11,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from vpetl_ray.errors import CheckpointError, DataError
+from vpetl_ray.errors import CheckpointError, DataError, SpecError
 from vpetl_ray.inference.find import find_weights
 from vpetl_ray.inference.video_clips import VideoClips
 from vpetl_ray.inference.whole_model import is_whole, load_whole
@@ -19,7 +19,9 @@ from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.build import build_model
 from vpetl_ray.models.checkpoints import load_backbone
 from vpetl_ray.models.preprocess import clips_to_input
-from vpetl_ray.petl.adapter_file import hash_tensors, load_adapter, read_header
+from vpetl_ray.models.weight_checks import check_head
+from vpetl_ray.models.weight_family import HEAD as HEAD_TENSORS
+from vpetl_ray.petl.adapter_file import hash_tensors, load_adapter, read_header, read_safetensors
 from vpetl_ray.petl.attach import HEAD, Attached
 from vpetl_ray.training.features import autocast
 from vpetl_ray.training.model_facts import ModelFacts
@@ -73,7 +75,10 @@ class VideoModel:
         self.weights = weights
         self.keep: object = None
         """What has to live as long as the model: the folder that it was downloaded into."""
-        self.clips = VideoClips(facts)
+        try:
+            self.clips = VideoClips(facts)
+        except DataError as error:
+            raise CheckpointError(f"{adapter}: what it says of clips is wrong: {error}") from error
         attached.model.eval().requires_grad_(requires_grad=False)
 
     @property
@@ -161,23 +166,37 @@ def load_model(
 
     Raises:
         CheckpointError: a file is missing or broken, or the weights are others than in training.
+        SpecError: there is no such device.
 
     """
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    _check_device(device)
     if is_whole(adapter):
         attached, own = load_whole(adapter)
         attached.model.to(device)
         return VideoModel(attached, own, adapter=adapter, weights=adapter)
     header = read_header(adapter)
-    facts = ModelFacts.of(header["extra"], adapter)
+    num_classes, arch = header["num_classes"], get_arch(header["arch"])
+    facts = ModelFacts.of(header["extra"], adapter, num_classes=num_classes)
+    _, head = read_safetensors(adapter, names=HEAD_TENSORS)
+    check_head(adapter, head, (num_classes, arch.num_features))  # before so large a one is built
     what = f"the backbone {header['arch']} with the hash {header['backbone']}"
     weights = find_weights(facts.weights, adapter, backbone, what=what)
-    model = build_model(get_arch(header["arch"]), header["num_classes"])
+    model = build_model(arch, num_classes)
     load_backbone(model, weights)
     _check_hash(adapter, header, facts, weights, model.state_dict())
     attached = load_adapter(adapter, model, check_backbone=False)
     model.to(device)
     return VideoModel(attached, facts, adapter=adapter, weights=weights)
+
+
+def _check_device(device: str | torch.device) -> None:
+    try:
+        torch.zeros(1, device=device).item()  # which a device without memory (meta) refuses
+    except (RuntimeError, AssertionError) as error:  # the latter from a torch without CUDA
+        raise SpecError(
+            f"device: must be one that torch has here, such as cpu or cuda:0, got {str(device)!r}"
+        ) from error
 
 
 def _check_hash(

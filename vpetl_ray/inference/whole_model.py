@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
-from typing import Any, Final
-
-from torch import Tensor
+from typing import Final
 
 from vpetl_ray.errors import CheckpointError
 from vpetl_ray.models.arch import get_arch
 from vpetl_ray.models.build import build_model
+from vpetl_ray.models.weight_checks import check_head, check_keys
+from vpetl_ray.models.weight_family import HEAD
+from vpetl_ray.petl.adapter_file import checked_config, parse_header, read_safetensors
 from vpetl_ray.petl.attach import Attached, attach
-from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.training.model_facts import ModelFacts
 
 FORMAT: Final = "vpetl_ray model 1"
@@ -60,34 +59,25 @@ def save_whole(attached: Attached, facts: ModelFacts, path: Path) -> None:
 
 def is_whole(path: Path) -> bool:
     """Whether a file is one that `save_whole` wrote."""
-    return _metadata(path).get("format") == FORMAT
+    return read_safetensors(path, names=())[0].get("format") == FORMAT
 
 
 def load_whole(path: Path) -> tuple[Attached, ModelFacts]:
-    """Build what `save_whole` wrote.
+    """Build what `save_whole` wrote, once its header and its tensors agree.
 
     Raises:
         CheckpointError: the file is broken, or of another version.
 
     """
-    from safetensors.torch import load_file  # noqa: PLC0415
-
-    about = _metadata(path)
-    model = build_model(get_arch(about["arch"]), int(about["num_classes"]))
-    attached = attach(model, PetlConfig.from_dict(json.loads(about["config"])), seed=0)
-    state: Mapping[str, Tensor] = load_file(path)
-    try:
-        model.load_state_dict(state)
-    except RuntimeError as error:
-        raise CheckpointError(f"{path}: its tensors are of another config: {error}") from error
-    return attached, ModelFacts.of(json.loads(about["extra"]), path)
-
-
-def _metadata(path: Path) -> dict[str, Any]:
-    from safetensors import SafetensorError, safe_open  # noqa: PLC0415
-
-    try:
-        with safe_open(path, framework="pt") as file:
-            return dict(file.metadata() or {})
-    except (SafetensorError, OSError) as error:
-        raise CheckpointError(f"{path}: cannot be read as safetensors: {error}") from error
+    about, state = read_safetensors(path)
+    header = parse_header(path, about, texts=("arch",))
+    facts = ModelFacts.of(header["extra"], path, num_classes=header["num_classes"])
+    arch = get_arch(header["arch"])
+    head = {name: state[name] for name in HEAD if name in state}
+    check_head(path, head, (header["num_classes"], arch.num_features))
+    config = checked_config(path, header, arch, state)
+    model = build_model(arch, header["num_classes"])
+    attached = attach(model, config, seed=0)
+    check_keys(path, state, {name: tuple(t.shape) for name, t in model.state_dict().items()})
+    model.load_state_dict(state)
+    return attached, facts

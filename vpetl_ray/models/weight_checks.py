@@ -49,7 +49,8 @@ def check_head(path: Path, head: Mapping[str, Tensor], asked: tuple[int, ...]) -
     found = tuple(head[HEAD[0]].shape)
     if found != asked or head[HEAD[1]].shape != asked[:1]:
         raise CheckpointError(
-            f"{path}: its classifier has {found[0]} classes, the model has {asked[0]}"
+            f"{path}: its classifier is {_size(found)} (classes x features), "
+            f"the model has {_size(asked)}"
         )
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any, Final
 
@@ -10,10 +10,11 @@ import torch
 from torch import Tensor
 
 from vpetl_ray.errors import CheckpointError, VpetlError
+from vpetl_ray.models.weight_checks import check_values
 from vpetl_ray.petl.attach import Attached, attach
 from vpetl_ray.petl.config import PetlConfig
 from vpetl_ray.petl.count import count_trainable
-from vpetl_ray.petl.method import Backbone
+from vpetl_ray.petl.method import Arch, Backbone
 
 FORMAT: Final = "vpetl_ray adapter 1"
 """First thing in the file's metadata; another number is another layout."""
@@ -96,7 +97,7 @@ def read_header(path: Path | str) -> dict[str, Any]:
         CheckpointError: there is no such file, or it is none that `save_adapter` wrote.
 
     """
-    return _read(path, with_tensors=False)[0]
+    return _adapter_header(path, read_safetensors(path, names=())[0])
 
 
 def load_adapter(path: Path | str, model: Backbone, *, check_backbone: bool = True) -> Attached:
@@ -111,18 +112,13 @@ def load_adapter(path: Path | str, model: Backbone, *, check_backbone: bool = Tr
         CheckpointError: the file is missing or broken, or made for another model.
 
     """
-    header, state = _read(path, with_tensors=True)
+    about, state = read_safetensors(path)
+    header = _adapter_header(path, about)
     expected = {"arch": model.arch.name, "num_classes": model.head.out_features}
     for key, value in expected.items():
         if header[key] != value:
             raise CheckpointError(f"{path}: made for {key} {header[key]}, this model has {value}")
-    try:
-        config = PetlConfig.from_dict(header["config"])
-        _check_tensors(path, config, model, state)
-    except CheckpointError:
-        raise
-    except (VpetlError, TypeError, AttributeError) as error:
-        raise CheckpointError(f"{path}: its config is none: {error}") from error
+    config = checked_config(path, header, model.arch, state)
     attached = attach(model, config, seed=0)
     try:
         if check_backbone:
@@ -143,45 +139,78 @@ def _check_backbone(path: Path | str, attached: Attached, expected: str) -> None
         )
 
 
-def _read(path: Path | str, *, with_tensors: bool) -> tuple[dict[str, Any], dict[str, Tensor]]:
+def read_safetensors(
+    path: Path | str, *, names: Collection[str] | None = None
+) -> tuple[dict[str, str], dict[str, Tensor]]:
+    """Read a file's metadata, and its tensors: all, or those of these names that it has.
+
+    Raises:
+        CheckpointError: there is no such file, or it is broken.
+
+    """
     from safetensors import SafetensorError, safe_open  # noqa: PLC0415 only who loads needs it
 
     try:
         with safe_open(path, framework="pt") as file:
-            header = dict(file.metadata() or {})
-            names = file.keys() if with_tensors else ()
-            state = {name: file.get_tensor(name) for name in names}
+            wanted = [name for name in file.keys() if names is None or name in names]  # noqa: SIM118
+            return dict(file.metadata() or {}), {name: file.get_tensor(name) for name in wanted}
     except FileNotFoundError as error:
         raise CheckpointError(f"{path}: there is no such file") from error
     except (SafetensorError, OSError) as error:
         raise CheckpointError(f"{path}: cannot be read as safetensors: {error}") from error
-    if header.get("format") != FORMAT:
+
+
+def _adapter_header(path: Path | str, about: Mapping[str, str]) -> dict[str, Any]:
+    if about.get("format") != FORMAT:
         raise CheckpointError(
-            f"{path}: is no adapter file (its format is {header.get('format')!r}, not {FORMAT!r})"
+            f"{path}: is no adapter file (its format is {about.get('format')!r}, not {FORMAT!r})"
         )
-    values: dict[str, Any] = dict(header)
+    return parse_header(path, about, texts=("arch", "backbone"))
+
+
+def parse_header(
+    path: Path | str, about: Mapping[str, str], *, texts: Collection[str]
+) -> dict[str, Any]:
+    """Parse a file's metadata: config and extra (JSON), num_classes, and these texts.
+
+    Raises:
+        CheckpointError: one is missing or of another kind.
+
+    """
     try:
-        values.update(config=json.loads(header["config"]), extra=json.loads(header["extra"]))
-        values.update(num_classes=int(header["num_classes"]))
-        values.update({key: header[key] for key in ("arch", "backbone")})
+        return {
+            **about,
+            "config": json.loads(about["config"]),
+            "extra": json.loads(about["extra"]),
+            "num_classes": int(about["num_classes"]),
+            **{key: about[key] for key in texts},
+        }
     except (KeyError, ValueError, RecursionError) as error:
         raise CheckpointError(f"{path}: its header is damaged ({error!r})") from error
-    return values, state
 
 
-def _check_tensors(
-    path: Path | str, config: PetlConfig, model: Backbone, state: Mapping[str, Tensor]
-) -> None:
-    """Refuse what would take memory that the file does not account for, and NaN."""
-    needed = count_trainable(config, model.arch, model.head.out_features).total
+def checked_config(
+    path: Path | str, header: Mapping[str, Any], arch: Arch, state: Mapping[str, Tensor]
+) -> PetlConfig:
+    """Read a header's config before anything of it is built.
+
+    Raises:
+        CheckpointError: it is none, takes memory that the file does not account for, or the
+            file's tensors are no plain floats or not finite.
+
+    """
+    try:
+        config = PetlConfig.from_dict(header["config"])
+        needed = count_trainable(config, arch, header["num_classes"]).total
+    except (VpetlError, TypeError, AttributeError) as error:
+        raise CheckpointError(f"{path}: its config is none: {error}") from error
     found = sum(tensor.numel() for tensor in state.values())
     if needed > found:
         raise CheckpointError(
             f"{path}: its config has {needed:,} parameters, its tensors only {found:,}"
         )
-    bad = [name for name, tensor in state.items() if not torch.isfinite(tensor).all()]
-    if bad:
-        raise CheckpointError(f"{path}: {bad[0]} has NaN or infinite values")
+    check_values(Path(path), state)
+    return config
 
 
 HASH_LENGTH: Final = 16

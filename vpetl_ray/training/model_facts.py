@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
-from typing import Any, Self
+from typing import Any, Final, Self
 
 from vpetl_ray.errors import CheckpointError
 
@@ -47,17 +47,21 @@ class ModelFacts(DataFacts):
     """fp32 or bf16: how it was evaluated."""
 
     @classmethod
-    def of(cls, extra: Mapping[str, Any], path: object) -> Self:
+    def of(cls, extra: Any, path: object, *, num_classes: int) -> Self:
         """Read them from a header's `extra`.
 
         Args:
             extra: as `adapter_file.read_header` gives it.
             path: of the file, for the message.
+            num_classes: outputs of its classifier.
 
         Raises:
-            CheckpointError: it is a file of an older version, which said less.
+            CheckpointError: it is a file of an older version, which said less, or what it says is
+                of another kind or contradicts the classifier.
 
         """
+        if not isinstance(extra, Mapping):
+            raise CheckpointError(f"{path}: its extra must be a mapping, got {short_repr(extra)}")
         names = tuple(cls.__dataclass_fields__)
         missing = [name for name in names if name not in extra]
         if missing:
@@ -65,5 +69,60 @@ class ModelFacts(DataFacts):
                 f"{path}: does not say {', '.join(missing)}, which it takes to use it on a video; "
                 "it is of an older version: train it again with vpetl_ray.finetune"
             )
+        for name, (is_right, what) in _CHECKS.items():
+            if not is_right(extra[name]):
+                raise CheckpointError(
+                    f"{path}: its {name} must be {what}, got {short_repr(extra[name])}"
+                )
+        if len(extra["classes"]) != num_classes:
+            raise CheckpointError(
+                f"{path}: names {len(extra['classes'])} classes, its classifier has {num_classes}"
+            )
         values = {name: extra[name] for name in names}
         return cls(**{**values, "classes": tuple(extra["classes"])})
+
+
+def _is_text(value: object) -> bool:
+    return isinstance(value, str)
+
+
+def _is_whole_number(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _are_names(value: object) -> bool:
+    """Whether these are texts, at least one and each once."""
+    return (
+        isinstance(value, list) and all(map(_is_text, value)) and 0 < len(value) == len(set(value))
+    )
+
+
+def _is_clip(value: object) -> bool:
+    """Whether the keys are those of `DataFacts.clip`; what values are allowed, `ClipSpec` says."""
+    return isinstance(value, Mapping) and set(value) == _CLIP_KEYS
+
+
+def short_repr(value: object) -> str:
+    """As much of a value as a message has room for."""
+    text = repr(value)
+    return text if len(text) <= _MAX_SHOWN else f"{text[:_MAX_SHOWN]}..."
+
+
+_MAX_SHOWN: Final = 60
+_LONGEST_PATH: Final = 4096
+_CLIP_KEYS: Final = {"frames", "stride", "short_side", "sampling"}
+_CHECKS: Final[Mapping[str, tuple[Callable[[Any], bool], str]]] = {
+    "weights": (
+        lambda value: _is_text(value) and len(value) <= _LONGEST_PATH,
+        f"text of at most {_LONGEST_PATH} characters",
+    ),
+    "data": (_is_text, "text"),
+    "clip": (_is_clip, f"a mapping of {', '.join(sorted(_CLIP_KEYS))}"),
+    "size": (_is_whole_number, "a whole number"),
+    "segments": (_is_whole_number, "a whole number"),
+    "crops": (_is_whole_number, "a whole number"),
+    "seed": (_is_whole_number, "a whole number"),
+    "classes": (_are_names, "a list of different texts"),
+    "precision": (lambda value: value in ("fp32", "bf16"), "fp32 or bf16"),
+}
+"""What each field must be. `trial` names files: who makes one of it checks it there."""
