@@ -7,6 +7,7 @@ import shutil
 
 import pytest
 
+from vpetl_ray.errors import SpecError
 from vpetl_ray.results.comparison import compare
 from vpetl_ray.results.paper_points import paper_points
 from vpetl_ray.results.search_folder import read_search
@@ -60,6 +61,40 @@ def test_the_door_draws_everything_again(run, search, tmp_path):
     done = run("report", tmp_path)
     assert (done.returncode, len(done.stderr.splitlines())) == (2, 1)
     assert "is no search's results folder" in done.stderr
+
+
+@pytest.mark.parametrize(
+    ("file", "content", "problem"),
+    [
+        ("spec.yaml", "a: [", "expected the node content"),
+        ("spec.yaml", "!!python/name:os.system x", "could not determine a constructor"),
+        ("spec.yaml", "a: \0", "special characters are not allowed"),
+        ("spec.yaml", "[" * 5_000, "recursion"),
+        ("spec.yaml", "data: {source: [1]}", "source: must be a str, got [1]"),
+        ("spec.yaml", "- data", "data: must be a dict, got ['data']"),
+        ("front.json", "[" * 100_000, "recursion"),
+        ("front.json", "[]", "backbone: must be a str, got []"),
+        ("front.json", {"name": {}}, "name: must be a str, got {}"),
+        ("front.json", {"backbone": None}, "backbone: must be a str, got None"),
+        ("front.json", {"budget": "x"}, "budget: must be a count of parameters or null, got x"),
+        ("front.json", {"objectives": 1}, "objectives: must be a list, got 1"),
+        (
+            "front.json",
+            {"objectives": ["latency_ms"], "hypervolume_reference": {"latency_ms": "x"}},
+            "hypervolume_reference.latency_ms: must be above 0, got 'x'",
+        ),
+    ],
+)
+def test_files_of_something_else_are_refused(tmp_path, file, content, problem):
+    front = {"name": "n", "backbone": "swin3d_nano", "budget": None, "hypervolume_reference": {}}
+    (tmp_path / "front.json").write_text(json.dumps(front))
+    (tmp_path / "spec.yaml").write_text("data: {source: demo}")
+    (tmp_path / "trials.parquet").touch()
+    text = json.dumps({**front, **content}) if isinstance(content, dict) else content
+    (tmp_path / file).write_text(text)
+    with pytest.raises(SpecError, match=re.escape(problem)) as caught:
+        read_search(tmp_path)
+    assert str(caught.value).startswith(f"{tmp_path}: its files are not those of a search: ")
 
 
 def test_fronts_over_each_other(run, search, tmp_path):

@@ -1,6 +1,7 @@
 import json
 from pathlib import Path
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -145,6 +146,35 @@ def test_what_is_no_table_is_refused_by_name(tmp_path: Path, content: bytes | No
     if content is not None:
         path.write_bytes(content)
     with pytest.raises(SearchError, match=r"trials\.parquet: cannot be read as a table of trials"):
+        read_trials(path)
+
+
+@pytest.mark.parametrize(
+    ("column", "values"),
+    [
+        ("id", pa.array([1])),
+        ("id", pa.array([None], pa.string())),
+        ("trainable_params", pa.array(["many"])),
+        ("trainable_params", pa.array([None], pa.int64())),
+        ("seconds", pa.array([None], pa.float64())),
+        ("name", pa.array([1])),
+        ("curve", pa.array([1])),
+        ("latency_ms", pa.array(["fast"])),
+        ("petl.patt.targets", pa.array([["q"]])),
+        ("petl.patt.targets", pa.array([{"q": 1}])),
+    ],
+    ids=lambda value: value if isinstance(value, str) else str(value.type),
+)
+def test_a_table_with_other_columns_is_refused_by_column(
+    tmp_path: Path, make_record, column: str, values: pa.Array
+) -> None:
+    path = tmp_path / "trials.parquet"
+    write_trials(path, [make_record(0)], TYPES, costs=["latency_ms"])
+    table = pq.read_table(path)
+    pq.write_table(
+        table.set_column(table.column_names.index(column), column, values), path, store_schema=True
+    )
+    with pytest.raises(SearchError, match=f"not a table of trials, its column {column} "):
         read_trials(path)
 
 

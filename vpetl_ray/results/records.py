@@ -169,6 +169,8 @@ _FIXED_COLUMNS = (
 )
 _NEWER = {"at_seconds", "at_epochs"}
 """Columns that a table of an older version lacks."""
+_ALWAYS_GIVEN = ("id", "number", "state", "trainable_params", "epochs", "seconds")
+"""Columns in which no row is empty."""
 _ARROW_TYPES = {bool: pa.bool_(), int: pa.int64(), float: pa.float64(), str: pa.string()}
 # A choice between numbers and words, such as a scale of 0.1 or "learned", is stored as text.
 _MIXED = {b"vpetl_ray": b"mixed"}
@@ -233,12 +235,14 @@ def read_trials(path: Path | str) -> list[TrialRecord]:
     """
     try:
         table = pq.read_table(Path(path))
-    except (OSError, pa.ArrowInvalid) as error:
+        table.validate(full=True)  # that text is text, too
+    except (OSError, pa.ArrowException) as error:
         raise SearchError(f"{path}: cannot be read as a table of trials: {error}") from error
     fixed = [name for name, _ in _FIXED_COLUMNS]
     missing = sorted({*fixed, "curve"} - _NEWER - set(table.column_names))
     if missing:
         raise SearchError(f"{path}: not a table of trials, it has no column {', '.join(missing)}")
+    _check_columns(table, path)
     costs = [name for name in table.column_names if name in COSTS]
     others = {*fixed, *costs, "curve"}
     config_fields = [field for field in table.schema if field.name not in others]
@@ -250,6 +254,33 @@ def read_trials(path: Path | str) -> list[TrialRecord]:
         values["costs"] = {name: row[name] for name in costs}
         records.append(TrialRecord.from_dict(values))
     return records
+
+
+def _check_columns(table: pa.Table, path: Path | str) -> None:
+    """Check the types of a table's columns, and that what each trial has is there.
+
+    Raises:
+        SearchError: one is not as `write_trials` writes it.
+    """
+    kinds = dict(_FIXED_COLUMNS) | {"curve": _CURVE}
+    kinds |= {name: pa.int64() if cost.is_count else pa.float64() for name, cost in COSTS.items()}
+    scalars = set(_ARROW_TYPES.values())
+    seen = set()
+    for field in table.schema:
+        allowed = {kinds[field.name]} if field.name in kinds else scalars
+        # Parquet has a name of its own for what a list holds.
+        kind = pa.list_(field.type.value_type) if pa.types.is_list(field.type) else field.type
+        if kind not in allowed:
+            raise SearchError(
+                f"{path}: not a table of trials, its column {field.name} is {field.type}; it must "
+                f"be {' or '.join(sorted(map(str, allowed)))}"
+            )
+        if field.name in seen:
+            raise SearchError(f"{path}: not a table of trials, it has two columns {field.name}")
+        seen.add(field.name)
+    for name in _ALWAYS_GIVEN:
+        if table.column(name).null_count:
+            raise SearchError(f"{path}: not a table of trials, its column {name} has empty cells")
 
 
 def _fixed_value(record: TrialRecord, name: str) -> Scalar | None:
