@@ -243,6 +243,24 @@ def test_what_gives_no_clip_is_unreadable_with_a_reason(
         decode_clip(str(path), ClipSpec(short_side=32))
 
 
+@pytest.mark.parametrize(
+    ("name", "list_of"),
+    [
+        ("a.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:9\n#EXTINF:9,\n{}\n#EXT-X-ENDLIST\n"),
+        ("a.mp4", "ffconcat version 1.0\nfile {}\n"),
+        ("b.mp4", "v=0\no=- 0 0 IN IP4 {}\ns=x\nc=IN IP4 127.0.0.1\nt=0 0\nm=video 9 RTP/AVP 96\n"),
+    ],
+    ids=["HLS", "ffconcat", "SDP"],
+)
+def test_a_list_of_other_files_is_no_video(
+    tmp_path: Path, make_video: VideoMaker, name: str, list_of: str
+) -> None:
+    make_video(tmp_path / "other.ts")
+    (tmp_path / name).write_text(list_of.format("other.ts"))
+    with pytest.raises(UnreadableVideoError, match="format that is none of mov, matroska"):
+        decode_clip(str(tmp_path / name), ClipSpec(short_side=32))
+
+
 def test_a_truncated_mp4_is_unreadable(tmp_path: Path, make_video: VideoMaker) -> None:
     path = make_video(tmp_path / "cut.mp4")
     path.write_bytes(path.read_bytes()[:900])

@@ -31,6 +31,12 @@ from vpetl_ray.data.scale import check_frame_size, scale_short_side
 
 _MIDDLE = Fraction(1, 2)
 _MAX_HELD_BYTES = 512 * 2**20  # of RGB; pytorchvideo holds about five times that
+_FORMATS = (
+    *("mov", "matroska", "avi", "mpegts", "mpeg", "mpegvideo", "asf", "flv", "ogg", "gif", "mxf"),
+    *("nut", "ivf", "dv", "rm", "yuv4mpegpipe", "m4v", "h264", "hevc", "av1", "obu", "mjpeg"),
+)
+"""FFmpeg's names of the containers that are read. Whatever its name, a file may be a list of other
+files (HLS, ffconcat, DASH, SDP), which FFmpeg would read wherever they lie."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +116,7 @@ def _read_header(path: str) -> _Header:
     try:
         if os.path.getsize(path) == 0:
             raise UnreadableVideoError("the file is empty")
-        with av.open(path) as container:
+        with _opened(path) as container:
             if not container.streams.video:
                 raise UnreadableVideoError("it has no video stream")
             stream = container.streams.video[0]
@@ -122,6 +128,11 @@ def _read_header(path: str) -> _Header:
             is_timed = stream.duration is not None
             height, width = stream.height, stream.width
             quarter_turns = _quarter_turns(container)
+    except av.error.ArgumentError as error:  # what FFmpeg calls a format that is not allowed
+        raise UnreadableVideoError(
+            f"it cannot be opened as a video: {_reason(error)}, or a format that is none of "
+            f"{', '.join(_FORMATS)}"
+        ) from error
     except (OSError, ValueError, av.error.FFmpegError) as error:
         raise UnreadableVideoError(f"it cannot be opened as a video: {_reason(error)}") from error
     check_frame_size(height, width)
@@ -133,6 +144,12 @@ def _read_header(path: str) -> _Header:
         is_timed=is_timed,
         quarter_turns=quarter_turns,
     )
+
+
+def _opened(path: str) -> av.container.InputContainer:
+    """Open a file, and no other that it may name."""
+    allowed = {"format_whitelist": ",".join(_FORMATS), "protocol_whitelist": "file"}
+    return av.open(path, options=allowed)
 
 
 def _quarter_turns(container: av.container.InputContainer) -> int:
@@ -241,7 +258,7 @@ def _read_frames(path: str, indices: list[int], spec: ClipSpec) -> tuple[list[to
     wanted = set(indices)
     found: dict[int, torch.Tensor] = {}
     num_seen = 0
-    with av.open(path) as container:
+    with _opened(path) as container:
         for index, frame in enumerate(_frames_until_broken(container)):
             num_seen = index + 1
             if index in wanted:
