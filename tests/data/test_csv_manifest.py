@@ -84,8 +84,24 @@ def test_labels_that_are_numbers_are_ordered_as_numbers(tmp_path: Path) -> None:
         ("c.mp4,b,dev", "the split must be one of train, val, validation, test, got 'dev'"),
         ("c.mp4,b", "the split must be one of"),
         ("a/../a/train00.mp4,b,test", "a/../a/train00.mp4 is listed already, in line 2"),
+        ("c.mp4,b,test,more", "has more fields than the first line names"),
+        (f"c.mp4,{'1' * 5_000},test", "the label must be at most 1000 characters"),
+        ("c.mp4,b\x1b[31m,test", "the label must be at most 1000 characters, none of them"),
+        ("c.mp4,b\x00c,test", "the label must be at most 1000 characters, none of them"),
+        ('"c.mp4,b,test', "cannot be read as CSV: unexpected end of data"),
     ],
-    ids=["no label", "no path", "another split", "no split", "listed twice"],
+    ids=[
+        "no label",
+        "no path",
+        "another split",
+        "no split",
+        "listed twice",
+        "many fields",
+        "long label",
+        "escape",
+        "NUL",
+        "open quote",
+    ],
 )
 def test_a_wrong_line_is_named(tmp_path: Path, line: str, problem: str) -> None:
     path = manifest(tmp_path, "path,label,split", *rows("a", 3, "train"), *rows("b", 3, "train"))
@@ -145,6 +161,11 @@ def test_a_manifest_that_cannot_be_used_says_why(
 ) -> None:
     with pytest.raises(DataError, match=rf"list\.csv:? .*{problem}"):
         opened(manifest(tmp_path, *lines))
+
+
+def test_a_header_with_a_column_twice_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="the first line names path twice"):
+        opened(manifest(tmp_path, "path,label,path", "a.mp4,a,b.mp4"))
 
 
 def test_what_is_not_a_manifest_is_named(tmp_path: Path) -> None:

@@ -98,6 +98,25 @@ def test_a_study_of_a_newer_version_is_refused_and_one_of_an_older_is_marked(stu
     assert stored() == [FORMAT]
 
 
+@pytest.mark.parametrize("text", ["1e999", "[" * 100_000, "{}", "x"], ids=lambda text: text[:5])
+def test_a_format_that_is_no_number_is_damage(study, text):
+    with sqlite3.connect(study) as connection:
+        update = "UPDATE study_user_attributes SET value_json = ? WHERE key = 'format'"
+        connection.execute(update, (text,))
+    with pytest.raises(SearchError, match=r"study\.db: the study is damaged"):
+        StudyFile(study)
+
+
+def test_another_programs_database_is_refused_and_left_as_it_was(tmp_path):
+    path = tmp_path / "study.db"
+    with sqlite3.connect(path) as connection:
+        connection.execute("CREATE TABLE songs (title TEXT)")
+    before = path.read_bytes()
+    with pytest.raises(SearchError, match="a database of something else, with 'songs'"):
+        StudyFile(path)
+    assert path.read_bytes() == before
+
+
 def test_a_record_that_was_changed_is_refused_by_its_trial(study):
     with sqlite3.connect(study) as connection:
         query = "SELECT trial_user_attribute_id, value_json FROM trial_user_attributes "

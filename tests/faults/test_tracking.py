@@ -1,5 +1,6 @@
 """A search whose MLflow is away, slow or broken, and what is told later: each trial once."""
 
+import json
 import resource
 import subprocess
 import sys
@@ -15,10 +16,11 @@ from tests.faults.faulty_proxy import FaultyProxy
 from tests.faults.searches import finished, wait_until
 from tests.local_server import mlflow_server
 from tests.results.conftest import make_record
+from vpetl_ray.errors import SearchError
 from vpetl_ray.results.records import TrialState
 from vpetl_ray.results.tracking import Tracker, TrackingInfo
 from vpetl_ray.results.tracking_uri import store_in
-from vpetl_ray.results.waiting_records import WAITING_FILE, read_waiting
+from vpetl_ray.results.waiting_records import WAITING_FILE, WaitingRecords, read_waiting
 from vpetl_ray.sync import sync as sync_door
 
 __all__ = ["make_record"]
@@ -114,6 +116,41 @@ def test_what_waits_outlives_a_process_that_is_killed(tmp_path, make_record):
     assert list(waiting.trials) == ["t0000", "t0002"]
     assert waiting.trials["t0000"] == (make_record(0, 1500), moved / "adapters" / adapter.name)
     assert (waiting.status, waiting.info.uri) == ("KILLED", "http://127.0.0.1:9")
+
+
+SUMMARY = {"front": [], "metrics": {}, "files": [], "note": ""}
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "[" * 100_000,
+        "3",
+        '"format"',
+        json.dumps({"format": 1, "info": []}),
+        json.dumps({"trial": "x", "adapter": None}),
+        json.dumps({"trial": [], "adapter": None}),
+        json.dumps({"trial": {}, "adapter": 1}),
+        json.dumps({"trial": {"id": 1}, "adapter": None}),
+        json.dumps({"summary": {"metrics": {}, "files": [], "note": ""}}),
+        json.dumps({"summary": {**SUMMARY, "metrics": {"a": "b"}}}),
+        json.dumps({"summary": {**SUMMARY, "files": [1]}}),
+        json.dumps({"summary": {**SUMMARY, "note": 5}}),
+        json.dumps({"registration": {"name": "x", "members": [1], "aliases": {}}}),
+        json.dumps({"status": "ASLEEP"}),
+        json.dumps({"status": 5}),
+    ],
+    ids=lambda line: line[:60],
+)
+def test_a_line_of_another_shape_is_refused(tmp_path, line):
+    uri = "http://127.0.0.1:9"
+    info = TrackingInfo(search_id="s1", name="x", uri=uri, experiment="x", spec_text="")
+    WaitingRecords(tmp_path, info).close(is_delivered=False)
+    assert read_waiting(tmp_path) is not None
+    with (tmp_path / WAITING_FILE).open("a") as file:
+        file.write(line + "\n")
+    with pytest.raises(SearchError, match=r"is damaged|cannot be read"):
+        read_waiting(tmp_path)
 
 
 def test_a_disk_without_room_for_what_waits_is_no_end(tmp_path, make_record):

@@ -16,6 +16,7 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from vpetl_ray.data.data_set import DataSet, Split
 from vpetl_ray.data.inside import ALLOWED_BY, InsideCheck
@@ -23,6 +24,7 @@ from vpetl_ray.data.splits import ByClass, complete_splits, data_set_of_videos, 
 from vpetl_ray.errors import DataError
 
 _SPLITS = {"train": "train", "val": "val", "validation": "val", "test": "test"}
+MAX_LABEL_LENGTH = 1_000
 _EXPECTED = """expected a CSV file
   path,label,split        (without the column split: validation and test are split off)
   clips/0001.mp4,jump,train
@@ -81,7 +83,7 @@ def _by_split(path: Path, outside_paths: bool) -> dict[str, ByClass[str]]:
 def _rows(path: Path) -> Iterator[_Row]:
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
-            reader = csv.DictReader(file, skipinitialspace=True)
+            reader = csv.DictReader(file, skipinitialspace=True, strict=True)
             columns = [name.strip() for name in reader.fieldnames or ()]
             if not {"path", "label"} <= set(columns):
                 got = ",".join(columns)[:80] or "nothing"
@@ -89,17 +91,29 @@ def _rows(path: Path) -> Iterator[_Row]:
                     f"data.path: {path}: the first line must name the columns path and label, "
                     f"got {got}; {_EXPECTED}"
                 )
+            if twice := {name for name in ("path", "label", "split") if columns.count(name) > 1}:
+                raise DataError(f"data.path: {path}: the first line names {min(twice)} twice")
             reader.fieldnames = columns
             for values in reader:
                 yield _row(values, f"data.path: {path}, line {reader.line_num}", reader.line_num)
-    except (OSError, ValueError, csv.Error) as error:
+    except csv.Error as error:  # such as a quote that is never closed
+        where = f"data.path: {path}, line {reader.line_num + 1}"  # of the last whole row, and one
+        raise DataError(f"{where}: cannot be read as CSV: {error}") from error
+    except (OSError, ValueError) as error:
         raise DataError(f"data.path: {path} cannot be read as CSV: {error}") from error
 
 
-def _row(values: dict[str, str | None], where: str, line: int) -> _Row:
+def _row(values: dict[str | None, Any], where: str, line: int) -> _Row:
+    if None in values:  # where DictReader puts what no column is named for
+        raise DataError(f"{where}: has more fields than the first line names")
     path, label = ((values[name] or "").strip() for name in ("path", "label"))
     if not path or not label or "\0" in path:
         raise DataError(f"{where}: must have a path and a label")
+    if not label.isprintable() or len(label) > MAX_LABEL_LENGTH:
+        raise DataError(
+            f"{where}: the label must be at most {MAX_LABEL_LENGTH} characters, none of them a "
+            f"line break or control character, got {label[:40]!r}"
+        )
     split = (values["split"] or "").strip() if "split" in values else "train"
     if split not in _SPLITS:
         raise DataError(f"{where}: the split must be one of {', '.join(_SPLITS)}, got {split!r}")

@@ -123,9 +123,12 @@ class TrialRecord:
         """Inverse of `to_dict`.
 
         Raises:
-            SearchError: a field is missing or unknown: written by another version.
+            SearchError: a field is missing, unknown or of another kind: written by another version.
         """
         try:
+            for name, kind in (("id", str), ("config", Mapping), ("costs", Mapping)):
+                if name in values and not isinstance(values[name], kind):
+                    raise TypeError(f"{name}: got {values[name]!r:.60}")
             curve = tuple(EpochRow(**row) for row in values.get("curve", ()))
             return cls(**{**values, "curve": curve})
         except (TypeError, ValueError) as error:

@@ -15,7 +15,8 @@ import json
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import IO, Any
+from types import UnionType
+from typing import IO, Any, get_args
 
 from vpetl_ray.addresses import HIDDEN, has_secret, redact, without_secrets
 from vpetl_ray.errors import SearchError
@@ -141,13 +142,15 @@ def read_waiting(directory: Path, uri: str | None = None) -> Waiting | None:
         return None
     try:
         lines = [json.loads(line) for line in whole.split("\n")[:-1]]
+        for line in lines:
+            _check_line(line)
         heads = [line for line in lines if "format" in line]  # one for each time it went on
         if heads[-1]["format"] != FORMAT:
             raise SearchError(f"{path}: written by another version (format {heads[-1]['format']})")
         waiting = Waiting(info=_info_from_dict(heads[-1]["info"], directory, uri))
         for line in lines:
             _take(waiting, line, directory)
-    except (ValueError, LookupError, TypeError) as error:
+    except (ValueError, LookupError, TypeError, RecursionError) as error:
         raise SearchError(
             f"{path}: is damaged ({error!r}); delete it, and go on with the search by --resume: "
             "everything is told again"
@@ -164,6 +167,43 @@ def _open_after_whole_lines(path: Path) -> IO[str]:
             with path.open("r+b") as file:
                 file.truncate(whole)
     return path.open("a", encoding="utf-8", buffering=1)
+
+
+def _check_line(line: Any) -> None:
+    """Check that a line is of the shape that `WaitingRecords` writes.
+
+    Raises:
+        TypeError, ValueError: it is not.
+    """
+    _expect({"line": line}, line=dict)
+    if "trial" in line:
+        _expect(line, trial=dict, adapter=str | None)
+    elif "summary" in line:
+        _expect(line, summary=dict)
+        summary = line["summary"]
+        _expect(summary, front=list, metrics=dict, files=list, note=str)
+        _expect(summary["metrics"], **dict.fromkeys(summary["metrics"], int | float))
+        for name in (*summary["front"], *summary["files"]):
+            _expect({"summary": name}, summary=str)
+    elif "registration" in line:
+        _expect(line, registration=dict)
+        _expect(line["registration"], name=str, members=list, aliases=dict)
+        for member in line["registration"]["members"]:
+            _expect({"members": member}, members=dict)
+            _expect(member, trial=str, adapter=str, card=str, tags=dict)
+    elif "status" in line:
+        if line["status"] not in get_args(RunStatus):
+            raise ValueError(f"status: unknown, got {line['status']!r:.60}")
+    elif "format" in line:
+        _expect(line, info=dict)
+        _expect(line["info"], uri=str | None, name=str, experiment=str, spec_text=str)
+
+
+def _expect(values: Mapping[str, Any], **kinds: type | UnionType) -> None:
+    for key, kind in kinds.items():
+        if not isinstance(values.get(key), kind):
+            name = getattr(kind, "__name__", kind)
+            raise TypeError(f"{key}: must be {name}, got {values.get(key)!r:.60}")
 
 
 def _take(waiting: Waiting, line: dict[str, Any], directory: Path) -> None:

@@ -18,6 +18,8 @@ from vpetl_ray.errors import SearchError
 FORMAT = 1
 """0: what was written before there was a number."""
 FORMAT_ATTRIBUTE = "format"
+_FIRST_TABLES = {"studies", "version_info", "alembic_version"}
+"""Optuna's, of which one is there before all others."""
 
 
 def check_study(path: Path) -> None:
@@ -30,7 +32,7 @@ def check_study(path: Path) -> None:
         with contextlib.closing(sqlite3.connect(path)) as connection:
             found = connection.execute("PRAGMA integrity_check(1)").fetchone()[0]
             stored = _format_of(connection)
-    except (sqlite3.Error, ValueError, TypeError) as error:
+    except (sqlite3.Error, ValueError, TypeError, OverflowError, RecursionError) as error:
         found = str(error)
     if found != "ok":
         raise SearchError(
@@ -45,8 +47,15 @@ def check_study(path: Path) -> None:
 
 
 def _format_of(connection: sqlite3.Connection) -> int:
-    """Read the number; a file that was cut off before its tables were made has none yet."""
+    """Read the number; a file that was cut off before its tables were made has none yet.
+
+    Raises:
+        ValueError: the file is another program's.
+    """
     query = "SELECT value_json FROM study_user_attributes WHERE key = ?"
+    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master")}
+    if tables and not tables & _FIRST_TABLES:
+        raise ValueError(f"it is a database of something else, with {min(tables)[:40]!r}")
     try:
         row = connection.execute(query, (FORMAT_ATTRIBUTE,)).fetchone()
     except sqlite3.OperationalError as error:
