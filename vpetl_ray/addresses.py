@@ -7,8 +7,12 @@ import re
 from urllib.parse import unquote, urlsplit
 
 HIDDEN = "***"
-_SECRET_NAME = r"password|passwd|pwd|token|secret|credential|key"  # noqa: S105 - names of such
-_SECRET_OPTION = re.compile(rf"(?i)([?&;](?:[^=&;]*(?:{_SECRET_NAME})[^=&;]*)=)[^&;]+")
+_SECRET_NAME = r"password|passwd|passphrase|pwd|token|secret|credential|key"  # noqa: S105 - names
+_SHORT_NAME = "pass|auth|authorization|sig|signature|jwt|bearer"
+_SECRET_OPTION = re.compile(
+    rf"(?i)([?&;#](?:[^=&;#]*(?:{_SECRET_NAME})[^=&;#]*|{_SHORT_NAME})=)[^&;#]+"
+)
+_LOGIN = re.compile(r"(://[^/\s@:]*:)[^/\s@]+(?=@)")
 _SECRET_VARIABLE = re.compile(
     r"PASSWORD|PASSWD|TOKEN|SECRET|CREDENTIAL|API_?KEY|ACCESS_KEY|PRIVATE_KEY"
 )
@@ -52,7 +56,7 @@ def redact(text: str, address: str = "") -> str:
     shown = text.replace(address, without_secrets(address)) if address else text
     for secret in _secrets_of(address) + _secrets_of_environment():
         shown = shown.replace(secret, HIDDEN)
-    return shown
+    return _LOGIN.sub(rf"\g<1>{HIDDEN}", shown)
 
 
 def _secrets_of(address: str) -> list[str]:

@@ -15,6 +15,7 @@ from typing import Any, NoReturn
 import typer
 from rich.console import Console
 
+from vpetl_ray.addresses import redact
 from vpetl_ray.results.tracking import TrackingReport
 from vpetl_ray.stop_signals import exit_code, ignore_signals, interrupted, signals_unwind
 
@@ -64,7 +65,7 @@ def run_app(app: typer.Typer, **words: Any) -> NoReturn:
 
 def fail(message: str, code: int) -> NoReturn:
     """End with a sentence for the user."""
-    typer.echo(message, err=True)
+    typer.echo(redact(message), err=True)
     raise typer.Exit(code)
 
 

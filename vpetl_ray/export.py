@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -55,7 +56,7 @@ def export(
     console = Console(markup=False)
     try:
         loaded = load(model, backbone=backbone, device="cpu", tracking_uri=tracking_uri)
-        path = out or Path(loaded.facts.trial + _suffix(form))
+        path = out or Path(_file_name(loaded.facts.trial) + _suffix(form))
         if path.exists():
             raise SpecError(f"--out: {path} exists already")
         is_good = _export(console, loaded, form, path, videos or [])
@@ -64,6 +65,13 @@ def export(
         raise typer.Exit(EXIT_INPUT) from None
     if not is_good:
         raise typer.Exit(EXIT_DIFFERS)
+
+
+def _file_name(trial: object) -> str:
+    """Give the trial's id, which a model's file says, where it is one."""
+    if isinstance(trial, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", trial):
+        return trial
+    raise SpecError(f"the model says that its trial is {str(trial)[:100]!r}, no id: give --out")
 
 
 def _suffix(form: Format) -> str:

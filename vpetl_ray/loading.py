@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from vpetl_ray.errors import CheckpointError
+from vpetl_ray.addresses import has_secret
+from vpetl_ray.errors import CheckpointError, SpecError
 from vpetl_ray.inference.find import find_adapter
 
 if TYPE_CHECKING:
@@ -76,6 +77,11 @@ def locate(source: str | Path, *, tracking_uri: str | None = None) -> Located:
     text = str(source)
     if match := _IN_MLFLOW.fullmatch(text):
         return _download(text, match["name"], tracking_uri)
+    if "://" in text and has_secret(text):
+        raise SpecError(
+            "MODEL: its address holds a password or token, and a command line is seen by others; "
+            "set it in the environment instead: AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY"
+        )
     path, _, member = text.rpartition("@")
     if not path or Path(text).expanduser().exists():
         path, member = text, ""

@@ -100,6 +100,8 @@ def check_new_folder(directory: Path) -> None:
 
 def _check_writable(directory: Path) -> None:
     existing = next(path for path in (directory, *directory.parents) if path.exists())
+    if not existing.is_dir():
+        raise SpecError(f"--out: {existing} is a file, not a folder")
     if not os.access(existing, os.W_OK | os.X_OK):
         raise SpecError(f"--out: no permission to write in {existing}")
 
@@ -126,11 +128,17 @@ def locked(directory: Path) -> Iterator[None]:
     """Keep other runs out of a folder that exists, while in the block.
 
     Raises:
-        SpecError: another process is at work in it now.
+        SpecError: another process is at work in it now, or it cannot be locked.
     """
-    with (directory / LOCK_FILE).open("w") as lock:
+    path = directory / LOCK_FILE
+    try:
+        # A link in a folder that came from elsewhere would have any file made, or emptied.
+        lock = os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        raise SpecError(f"{path}: cannot be opened to lock the folder: {error.strerror}") from error
+    with os.fdopen(lock, "r+") as lock_file:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            fcntl.flock(lock_file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
             raise SpecError(f"--out: another run is at work in {directory} now") from None
         yield

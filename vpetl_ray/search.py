@@ -79,7 +79,7 @@ def search(
     try:
         loaded = load_spec(spec, given)
         place = out or results_url(loaded.name)
-        refuse_secrets({"--out": place})
+        refuse_secrets({"--out" if out else "VPETL_RUNS": place, "--address": address})
         mirror = _mirror(place, resume=resume)
         directory = mirror.folder if mirror else Path(place or default_runs() / loaded.name)
         directory = directory.absolute()

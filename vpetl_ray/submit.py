@@ -171,6 +171,7 @@ def _follow(client: JobClient, job: str) -> None:
 def _client(address: str) -> JobClient:
     from vpetl_ray.tuning.job_client import JobClient  # noqa: PLC0415 - Ray's import takes seconds
 
+    refuse_secrets({"--address": address})
     return JobClient(address)
 
 
@@ -203,6 +204,7 @@ def _variables(given: list[str]) -> dict[str, str]:
                 f"--env: {name} looks like a secret, and a job's variables are shown to everybody "
                 "on the dashboard; set it in the environment of the cluster's head instead"
             )
+        refuse_secrets({f"--env {name}": value})
         variables[name] = value
     return variables
 

@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -266,7 +267,7 @@ class SharedStore:
 
 
 def _open_url(url: str) -> tuple[fs.FileSystem, str]:
-    """Open an address; of S3, so that one that hangs is known to within a minute and not in two."""
+    """Open an address so that one that hangs is known to within a minute."""
     found, root = fs.FileSystem.from_uri(url)
     if isinstance(found, fs.S3FileSystem) and "?" not in url:
         server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL", "")
@@ -279,6 +280,8 @@ def _open_url(url: str) -> tuple[fs.FileSystem, str]:
             request_timeout=_SECONDS_OF_SILENCE,
             retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=_ATTEMPTS),
         )
+    elif isinstance(found, fs.GcsFileSystem) and "?" not in url:
+        found = fs.GcsFileSystem(retry_time_limit=timedelta(seconds=_SECONDS_OF_SILENCE))
     return found, root
 
 

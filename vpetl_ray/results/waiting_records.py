@@ -210,15 +210,15 @@ def _take(waiting: Waiting, line: dict[str, Any], directory: Path) -> None:
     if "trial" in line:
         record = TrialRecord.from_dict(line["trial"])
         before = waiting.trials.get(record.id, (None, None))[1]
-        adapter = directory / line["adapter"] if line["adapter"] else before
+        adapter = _own(directory, line["adapter"]) if line["adapter"] else before
         waiting.trials[record.id] = (record, adapter)
     elif "summary" in line:
-        files = [directory / name for name in line["summary"]["files"]]
+        files = [_own(directory, name) for name in line["summary"]["files"]]
         waiting.summary = {**line["summary"], "files": files}
     elif "registration" in line:
         told = line["registration"]
         members = [
-            Candidate(**{**member, "adapter": directory / member["adapter"]})
+            Candidate(**{**member, "adapter": _own(directory, member["adapter"])})
             for member in told["members"]
         ]
         waiting.registration = Registration(
@@ -226,6 +226,18 @@ def _take(waiting: Waiting, line: dict[str, Any], directory: Path) -> None:
         )
     elif "status" in line:
         waiting.status = line["status"]
+
+
+def _own(directory: Path, name: str) -> Path:
+    """Give a file of the folder, which may have come from elsewhere: what it names is uploaded.
+
+    Raises:
+        ValueError: it is no file of the folder.
+    """
+    path = directory / name
+    if not path.resolve().is_relative_to(directory.resolve()):
+        raise ValueError(f"{name} is outside the results folder")
+    return path
 
 
 def _info_to_dict(info: TrackingInfo, directory: Path) -> dict[str, Any]:
