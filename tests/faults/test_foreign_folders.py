@@ -41,8 +41,6 @@ def test_what_waits_for_mlflow_names_files_of_its_folder_alone(tmp_path: Path):
 def test_a_folder_that_would_upload_other_files_is_refused(tmp_path: Path):
     formats = Path(__file__).parent / "formats"
     source = sorted(formats.rglob(WAITING_FILE))
-        formats.glob("*/*/" + WAITING_FILE)
-    )
     lines = [json.loads(line) for line in source[-1].read_text().splitlines()]
     summary = next(line for line in lines if "summary" in line)
     summary["summary"]["files"] = ["/etc/hostname"]
