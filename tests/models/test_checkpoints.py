@@ -76,7 +76,7 @@ def test_classifier_of_other_width_is_refused_only_when_asked_for(toy, toy_arch,
     save_backbone(toy, tmp_path / "w.safetensors", with_head=True)
     other = VideoSwin(toy_arch, 12)
     load_backbone(other, tmp_path / "w.safetensors")
-    with pytest.raises(CheckpointError, match="classifier has 5 classes, the model has 12"):
+    with pytest.raises(CheckpointError, match=r"classifier is 5 x .*, the model has 12 x"):
         load_backbone(other, tmp_path / "w.safetensors", load_head=True)
 
 
