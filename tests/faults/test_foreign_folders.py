@@ -58,9 +58,9 @@ def test_an_export_is_named_by_a_trial_alone(trial: object):
 
 
 def test_a_file_above_the_results_folder_is_said(tmp_path: Path):
-    (tmp_path / "afile").write_text("x")
-    with pytest.raises(SpecError, match="afile is a file, not a folder"):
-        _check_writable(tmp_path / "afile" / "x")
+    (tmp_path / "a_file").write_text("x")
+    with pytest.raises(SpecError, match="a_file is a file, not a folder"):
+        _check_writable(tmp_path / "a_file" / "x")
 
 
 @pytest.mark.parametrize(
