@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import random
 import signal
 import subprocess
 import sys
@@ -84,6 +85,22 @@ def test_a_signal_before_the_first_trial(start, record_fault, stage, number):
     search.press(number) if number == signal.SIGINT else search.strike(number)
     seconds = check_end(search, 128 + number, "interrupted")
     record_fault("Ctrl-C or SIGTERM before the first trial", seconds=[seconds])
+
+
+MOMENTS = 20
+LONGEST_START = 12.0
+
+
+@pytest.mark.faults
+@pytest.mark.parametrize("moment", range(MOMENTS))
+def test_sigterm_at_any_moment_of_the_start(start, record_fault, moment):
+    """Most of it is inside Ray, Optuna and MLflow, which may drop what is raised there."""
+    search = start("--out", "out", *LONG)
+    search.wait_for("starting Ray")
+    time.sleep(random.Random(moment).uniform(0.0, LONGEST_START))
+    search.strike(signal.SIGTERM)
+    seconds = check_end(search, 143, "interrupted by SIGTERM")
+    record_fault("SIGTERM at a random moment of the start", seconds=[seconds])
 
 
 STRUCK_AT_THE_WORST_MOMENT = """\
