@@ -99,6 +99,7 @@ class _Delivery:
         self._number: int = signal.SIGINT
         self._due_since: float | None = None
         self._raised: BaseException | None = None
+        self._raised_at = 0.0
         self._is_tick = False
         ticker = threading.Thread(target=self._tick, name="vpetl-signals", daemon=True)
         ticker.start()
@@ -111,7 +112,7 @@ class _Delivery:
             note_signal(number)
             self._number, self._due_since = number, time.monotonic()
         if self._due_since is not None and self._may_raise(frame, self._due_since):
-            self._due_since = None
+            self._due_since, self._raised_at = None, time.monotonic()
             self._raised = Terminated() if self._number == signal.SIGTERM else KeyboardInterrupt()
             raise self._raised
 
@@ -132,7 +133,10 @@ class _Delivery:
 
     def _tick(self) -> None:
         """Ask for what is due, from the first signal on: it may be lost at any time."""
-        _news.get()
+        while not _received:
+            _news.get()
+            if self.is_over:
+                return
         main = threading.main_thread().ident
         assert main is not None
         began = unwound_at = time.monotonic()
@@ -145,9 +149,9 @@ class _Delivery:
             if self._due_since is None:
                 if self._raised is None:
                     continue  # somebody else has this signal
-                if time.monotonic() - unwound_at < _LOST_SECONDS:
+                if time.monotonic() - max(unwound_at, self._raised_at) < _LOST_SECONDS:
                     continue
-                unwound_at = self._due_since = time.monotonic()
+                self._due_since = time.monotonic()
             self._is_tick = True
             signal.pthread_kill(main, self._number)
 
