@@ -23,31 +23,21 @@ EXIT_DONE, EXIT_FAILED, EXIT_INPUT = 0, 1, 2
 
 
 def run_door(command: Callable[..., Any]) -> NoReturn:
-    """Run a command as the whole of its process, which Ctrl-C and SIGTERM unwind."""
-    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    app.command()(unwound(command))
-    run_app(app)
-
-
-def unwound(command: Callable[..., Any]) -> Callable[..., Any]:
-    """Have a command end with one line where it was interrupted and has none of its own to say."""
+    """Run a command line as the whole of its process, which Ctrl-C and SIGTERM unwind."""
 
     @functools.wraps(command)
-    def run(*args: Any, **kwargs: Any) -> Any:
+    def unwound(*args: Any, **kwargs: Any) -> Any:
         try:
             return command(*args, **kwargs)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt:  # before it has words of its own for that
             end_interrupted("")
 
-    return run
-
-
-def run_app(app: typer.Typer, **words: Any) -> NoReturn:
-    """Run a command line, as `run_door` does; `words` are typer's own."""
+    app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    app.command()(unwound)
     code: int | str | None = EXIT_DONE
     with signals_unwind():
         try:
-            app(**words)
+            app()
         except SystemExit as end:
             code = end.code
         finally:

@@ -14,7 +14,7 @@ import typer
 
 from vpetl_ray.door_options import refuse_secrets
 from vpetl_ray.errors import SearchError, SpecError, VpetlError
-from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, fail, run_app, unwound
+from vpetl_ray.exits import EXIT_FAILED, EXIT_INPUT, fail
 from vpetl_ray.spec.load import load_spec
 from vpetl_ray.stop_signals import exit_code
 
@@ -239,8 +239,8 @@ def main() -> None:
     os.environ.setdefault("RAY_LOG_TO_STDERR", "0")
     app = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
     for command in (submit, attach, status, stop):
-        app.command()(unwound(command))
-    run_app(app, args=words or ["submit", "--help"], prog_name="python -m vpetl_ray.submit")
+        app.command()(command)
+    app(args=words or ["submit", "--help"], prog_name="python -m vpetl_ray.submit")
 
 
 if __name__ == "__main__":
