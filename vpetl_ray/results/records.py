@@ -273,6 +273,17 @@ def _check_columns(table: pa.Table, path: Path | str) -> None:
         allowed = {kinds[field.name]} if field.name in kinds else scalars
         # Parquet has a name of its own for what a list holds.
         kind = pa.list_(field.type.value_type) if pa.types.is_list(field.type) else field.type
+        if pa.types.is_large_string(kind):  # as pandas writes text
+            kind = pa.string()
+        if field.name == "curve" and pa.types.is_list(kind) and pa.types.is_struct(kind.value_type):
+            # Older versions say less of an epoch, and pandas writes wider numbers.
+            known = {entry.name for entry in _CURVE.value_type}
+            is_curve = all(
+                entry.name in known
+                and (pa.types.is_integer(entry.type) or pa.types.is_floating(entry.type))
+                for entry in kind.value_type
+            )
+            kind = _CURVE if is_curve else kind
         if kind not in allowed:
             raise SearchError(
                 f"{path}: not a table of trials, its column {field.name} is {field.type}; it must "

@@ -257,10 +257,11 @@ class SearchFiles:
             files.append(self._directory / OBJECTIVES_FIGURE)
             self._plot_objectives(records)
         if is_last:
-            files.append(self._write_page(records, is_running=False))
-            if not self._is_brief:
+            if not self._is_brief:  # before the page, which shows what is in it
                 self._report = self._write_report(records)
                 files += self._report.files
+            files.append(self._write_page(records, is_running=False))
+            if not self._is_brief:
                 self._register(front)
         self._tracker.update_front(
             front,
