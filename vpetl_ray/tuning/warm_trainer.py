@@ -28,7 +28,6 @@ TRAIN_SETTINGS = {
 }
 """Environment variables that Ray Train reads in the driver and hands on."""
 
-_NOTES = (ControllerNote, LossCallback)
 _UNUSED_CALLBACKS = {"DatasetsCallback", "PlacementGroupCleanerCallback"}
 
 
@@ -79,7 +78,7 @@ def make_trainer(config: GroupConfig, plan: GroupPlan, storage_path: str) -> War
     if plan.gpus_per_worker:
         resources["GPU"] = float(plan.gpus_per_worker)
     name = f"group{config['group']}"
-    callbacks = [note(config["group"], config["dispatcher"]) for note in _NOTES]
+    who = (config["group"], config["dispatcher"])
     backend: str = plan.backend
     if backend == "auto":
         backend = "nccl" if plan.gpus_per_worker else "gloo"
@@ -97,7 +96,7 @@ def make_trainer(config: GroupConfig, plan: GroupPlan, storage_path: str) -> War
             name=name,
             storage_path=storage_path,
             failure_config=FailureConfig(max_failures=-1),
-            callbacks=callbacks,  # type: ignore[arg-type]
+            callbacks=[ControllerNote(*who), LossCallback(*who)],  # type: ignore[list-item]
             worker_runtime_env={"env_vars": _worker_environment()},
         ),
     )
