@@ -147,9 +147,13 @@ class DispatcherMachine(RuleBasedStateMachine):
         """Another search gets the groups; they end, and come back when it is through."""
         retired = self.board.retire(num)
         assert len(set(retired)) == len(retired) <= num
-        for _ in range(4 * self.EPOCHS):
-            for who in RANKS:
-                self.step(who)
+        # A rank may be several tasks behind the other, and has to do them before it is told to end.
+        # One that has done the last epoch of a task that raised on the other is waited for first.
+        for seconds in (0.0, STRAGGLER_SECONDS + 1):
+            self.now += seconds
+            for _ in range(4 * self.EPOCHS * (1 + len(self.epochs_seen))):
+                for who in RANKS:
+                    self.step(who)
         for group in retired:
             if self.board._groups[group].is_retiring and not self._waits(group):
                 answers = [self._ask(group, rank) for rank in range(WORLD_SIZE)]
