@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from enum import StrEnum
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,7 +14,6 @@ from rich.table import Table
 from vpetl_ray.door_options import Backbone, Model, TrackingUri
 from vpetl_ray.errors import SpecError, VpetlError
 from vpetl_ray.loading import load
-from vpetl_ray.spec.special_kinds import NAME
 
 if TYPE_CHECKING:
     from vpetl_ray.inference.video_model import VideoModel
@@ -69,7 +69,7 @@ def export(
 
 def _file_name(trial: object) -> str:
     """Give the trial's id, which a model's file says, where it is one."""
-    if isinstance(trial, str) and NAME.fullmatch(trial):
+    if isinstance(trial, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}", trial):
         return trial
     raise SpecError(f"the model says that its trial is {str(trial)[:100]!r}, no id: give --out")
 

@@ -125,7 +125,7 @@ run_door(search)
 @pytest.mark.parametrize(
     ("fault", "end"),
     [
-        ("SIGTERM as a group starts", 15),
+        ("SIGTERM as a group starts", 35),
         pytest.param("and it does not end in time", 0.5, marks=pytest.mark.faults),
     ],
 )

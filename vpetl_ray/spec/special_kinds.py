@@ -12,7 +12,7 @@ from vpetl_ray.tuning.start import START_CONFIGS
 
 _COUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,9})?) ?([kKmM]?)")
 _SHARE = re.compile(r"([0-9]{1,6}(?:\.[0-9]{1,9})?) ?%")
-NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 _FACTORS = {"": 1, "k": 1_000, "m": 1_000_000}
 
 
@@ -64,7 +64,7 @@ class Name(Kind):
         return "a name of letters, digits, '.', '_' and '-' that starts with a letter or digit"
 
     def _read(self, raw: object) -> str:
-        if isinstance(raw, str) and NAME.fullmatch(raw):
+        if isinstance(raw, str) and _NAME.fullmatch(raw):
             return raw
         raise self.wrong(raw)
 

@@ -210,10 +210,6 @@ class Dispatcher:
         """Groups that are open now, and not told to end."""
         return sum(not known.is_retiring for known in self._groups.values())
 
-    def is_open(self, group: int) -> bool:
-        """Say whether a group's processes are there."""
-        return group in self._groups
-
     def stats(self) -> DispatchStats:
         """How well the groups were kept busy so far."""
         return DispatchStats(

@@ -39,7 +39,6 @@ class DispatcherActor:
         self._watch: asyncio.Task[None] | None = None
         self._changed = asyncio.Event()
         self._breakdowns: dict[int, str] = {}
-        self._controllers: dict[int, Any] = {}
         self._workers: dict[tuple[int, int], Any] = {}
         self._placements: dict[int, PlacementGroup | None] = {}
 
@@ -125,13 +124,9 @@ class DispatcherActor:
         """Say by group why it could not be set up; such a group has ended for good."""
         return dict(self._breakdowns)
 
-    async def controllers(self, *, starting: bool = False) -> list[Any]:
-        """Give the groups' controllers, dead ones included; or of those alone that start."""
-        return [
-            controller
-            for group, controller in self._controllers.items()
-            if not (starting and self._dispatcher.is_open(group))
-        ]
+    async def workers(self) -> list[Any]:
+        """Give the actor handles of the groups' workers, dead ones included."""
+        return list(self._workers.values())
 
     async def placements_of(self, group: int) -> list[PlacementGroup]:
         """Give the group's last placement group, which is its only one."""
@@ -204,10 +199,6 @@ class DispatcherActor:
     async def alive(self, group: int, rank: int) -> None:
         """Take a sign of life."""
         self._signs.note(group, rank)
-
-    async def register_controller(self, group: int, controller: Any) -> None:
-        """Note the actor handle of a group's present controller, whose workers end with it."""
-        self._controllers[group] = controller
 
     async def register_worker(
         self, group: int, rank: int, worker: Any, placement: PlacementGroup | None

@@ -12,7 +12,6 @@ from typing import Any, TypedDict
 
 import ray
 import ray.train
-from ray.train.v2._internal.execution.callback import ControllerCallback
 
 from vpetl_ray.errors import VpetlError
 from vpetl_ray.tuning.messages import Assignment, DispatcherHandle, Signal
@@ -68,19 +67,6 @@ def serve_group(config: GroupConfig) -> None:
     if runner is not None and incarnation > 0:
         heartbeat.send = lambda: dispatcher.alive.remote(context.group, context.rank)
         GroupMember(dispatcher, context, incarnation, runner).serve()
-
-
-class ControllerNote(ControllerCallback):
-    """Tells the dispatcher which actor controls a group: what a search ends, before all others."""
-
-    def __init__(self, group: int, dispatcher: DispatcherHandle) -> None:
-        self._group = group
-        self._dispatcher = dispatcher
-
-    def after_controller_start(self, train_run_context: Any) -> None:
-        """Note this process, which is the controller."""
-        controller = ray.get_runtime_context().current_actor
-        self._dispatcher.register_controller.remote(self._group, controller)
 
 
 class LossCallback(ray.train.UserCallback):

@@ -11,7 +11,7 @@ from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from vpetl_ray.tuning.cluster import GroupPlan
-from vpetl_ray.tuning.group_worker import ControllerNote, GroupConfig, LossCallback, serve_group
+from vpetl_ray.tuning.group_worker import GroupConfig, LossCallback, serve_group
 from vpetl_ray.tuning.process_group import ProcessGroupConfig
 
 TRAIN_SETTINGS = {
@@ -78,7 +78,6 @@ def make_trainer(config: GroupConfig, plan: GroupPlan, storage_path: str) -> War
     if plan.gpus_per_worker:
         resources["GPU"] = float(plan.gpus_per_worker)
     name = f"group{config['group']}"
-    who = (config["group"], config["dispatcher"])
     backend: str = plan.backend
     if backend == "auto":
         backend = "nccl" if plan.gpus_per_worker else "gloo"
@@ -96,7 +95,7 @@ def make_trainer(config: GroupConfig, plan: GroupPlan, storage_path: str) -> War
             name=name,
             storage_path=storage_path,
             failure_config=FailureConfig(max_failures=-1),
-            callbacks=[ControllerNote(*who), LossCallback(*who)],  # type: ignore[list-item]
+            callbacks=[LossCallback(config["group"], config["dispatcher"])],  # type: ignore[list-item]
             worker_runtime_env={"env_vars": _worker_environment()},
         ),
     )

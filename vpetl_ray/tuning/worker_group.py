@@ -19,7 +19,6 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 import ray
 from ray.util.placement_group import remove_placement_group
@@ -40,11 +39,10 @@ MAX_LOST_CONTROLLERS = 3
 """How often a group is started anew whose controller was lost: on the head, where it is nobody's
 fault. What happens to its workers is Ray Train's to mend, as often as it takes."""
 
-END_SECONDS = 15.0
-"""How long all of that may take: who sends SIGTERM gives half a minute, often, and MLflow and
-object storage are told in it, too."""
+END_SECONDS = 35.0
+"""How long all of that may take, which takes seconds; after SIGTERM, the whole process has less."""
 
-_LOOK_SECONDS = 0.5
+_ANSWER_SECONDS = 2.0
 _UNANSWERED = (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError)
 
 
@@ -130,8 +128,8 @@ class WorkerGroups:
         """End all groups and wait until nothing of them is left.
 
         Trials that run are cancelled after their epoch; a group that takes longer than
-        `CLOSE_SECONDS` for that is killed, and one that is still starting at once. What has not
-        ended after `END_SECONDS` is left to the end of the process. May be called again.
+        `CLOSE_SECONDS` for that is killed. What has not ended after `END_SECONDS` is left to the
+        end of the process. May be called again.
         """
         with self._lock:
             if self._is_closing:
@@ -140,12 +138,10 @@ class WorkerGroups:
         begin = time.monotonic()
         try:
             self._dispatcher.close.remote()
-            while not self._join(_LOOK_SECONDS):
-                seconds = time.monotonic() - begin
-                if seconds >= END_SECONDS:
+            if not self._join(begin + CLOSE_SECONDS):
+                self._kill_workers()
+                if not self._join(begin + END_SECONDS):
                     logger.warning("%d worker groups did not end in time", self._num_running)
-                    break
-                self._kill(self._dispatcher.controllers.remote(starting=seconds < CLOSE_SECONDS))
         finally:
             shutil.rmtree(self._storage, ignore_errors=True)
             for name in self._added_settings:
@@ -195,18 +191,21 @@ class WorkerGroups:
         except ray.exceptions.RayError:
             logger.debug("the dispatcher was gone before group %d", group, exc_info=True)
 
-    def _join(self, seconds: float) -> bool:
+    def _join(self, deadline: float) -> bool:
         started = [thread for thread in self._threads if thread.ident is not None]
-        deadline = time.monotonic() + seconds
         for thread in started:
             thread.join(max(0.0, deadline - time.monotonic()))
         return not any(thread.is_alive() for thread in started)
 
-    def _kill(self, controllers: ray.ObjectRef[list[Any]]) -> None:
-        """Kill groups, each by its controller; without a dispatcher they end by themselves."""
+    def _kill_workers(self) -> None:
+        """Kill what runs; workers that still start, or start again, find the dispatcher closed.
+
+        Not their controllers: Ray keeps the placement group of one that is killed until the job
+        ends. Without a dispatcher, which does not answer them, workers end by themselves.
+        """
         with contextlib.suppress(*_UNANSWERED):
-            for controller in ray.get(controllers, timeout=_LOOK_SECONDS):
-                ray.kill(controller)
+            for worker in ray.get(self._dispatcher.workers.remote(), timeout=_ANSWER_SECONDS):
+                ray.kill(worker)
 
 
 @contextmanager
